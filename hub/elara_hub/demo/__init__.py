@@ -1,0 +1,1 @@
+"""The product's main journey without a browser: `elara demo`."""
