@@ -32,7 +32,10 @@ enum class MessageType : uint8_t {
   kStats =
       4,  // (empty) -> reply: u64 used bytes, u64 peak bytes, u64 lease used bytes, u64 cap, u64 operators executed,
           //   u64 storages, u64 templates
-  kContext = 5,    // str key, i64 value: a context flag such as "allow_tf32_matmul"
+  kContext = 5,    // str key, i64 value: a flag of at::Context. Keys: allow_tf32_cublas, allow_tf32_cudnn,
+                   //   allow_fp16_reduction_cublas, allow_bf16_reduction_cublas, cudnn_enabled, benchmark_cudnn,
+                   //   deterministic_cudnn, deterministic_algorithms, deterministic_warn_only, sdp_flash,
+                   //   sdp_mem_efficient, sdp_math, sdp_cudnn. An unknown key is ignored
   kResetPeak = 6,  // (empty)
 
   // Operators
@@ -41,7 +44,9 @@ enum class MessageType : uint8_t {
   kExecute = 18,         // u32 template, u64 first output, variables
   kTeach = 19,           // u32 op, u32 count, count x argument, u64 first output, u32 length, variables (length bytes)
                          //   -> reply: u32 count, count x output (what it really was); storages are bound to ids from
-                         //   `first output` on, one for each output of kind kNew
+                         //   `first output` on, one for each output of kind kNew. An `out=` argument that the
+                         //   operator resized comes back as kView of it
+  kDropTemplates = 20,   // n x u32 template (n = length / 4): never executed again
 
   // Storages
   kAlloc = 32,   // u64 storage, u64 bytes (contents undefined)
