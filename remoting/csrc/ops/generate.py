@@ -1,0 +1,224 @@
+"""Writes the operator lists that client and device server are built with.
+
+From the schemas that torchgen packages with the installed torch come two lists and their digest, as C++ include files:
+
+* ``forwarded_ops.inc``: operators for which the client registers a kernel that forwards the call as a whole. A backend
+  fallback alone would not do: composite registrations outrank it, and one call would fall apart into many.
+* ``allowed_ops.inc``: what a device server runs. A superset: the same operators' in-place, functional and ``out=``
+  forms and what the client's own kernels need. Nothing on it touches files, processes, pickles, other devices, or memory
+  that the session does not own.
+* ``op_digest.inc``: SHA-256 over both lists and the schemas behind them, compared when a session opens.
+
+Each list line is ``{"aten::add", "Tensor"},``. Use: ``python generate.py OUTPUT_FOLDER``
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torchgen
+import yaml
+from torchgen.model import BaseTy, BaseType, FunctionSchema, OptionalType, Type
+
+# The client implements these itself: they make, resize or re-point tensors, or read a value.
+CLIENT_NATIVE = {
+    "_copy_from",
+    "_copy_from_and_resize",
+    "_efficientzerotensor",
+    "_local_scalar_dense",
+    "_pin_memory",
+    "_reshape_alias",
+    "_resize_output_",
+    "as_strided",
+    "copy_",
+    "empty.memory_format",
+    "empty_strided",
+    "is_pinned",
+    "is_set_to",
+    "record_stream",
+    "resize_",
+    "resize_as_",
+    "set_",
+    "set_.source_Storage",
+    "set_.source_Storage_storage_offset",
+    "set_.source_Tensor",
+    "unfold",
+    "view",
+    "view_as_complex",
+    "view_as_real",
+}
+
+# Of those, what the server executes on the client's behalf.
+NATIVE_BUT_ALLOWED = {"copy_"}
+
+# Never run for a client, whatever else their schema suggests. Matched against the whole operator name.
+DENIED = re.compile(
+    r"""
+    from_file | .*pin(ned|_memory).* | .*storage.* | record_stream | set_(\..*)? | set_data | data | .*_data_ptr
+    | resize.* | _resize.* | _reshape_alias.* | as_strided_?(\..*)? | is_set_to | _lazy_clone | _cow.*
+    | .*nested.* | .*sparse.* | _?(coalesce|indices|values|crow|ccol|col_ind|row_ind|nnz|dimI|dimV).* | hspmm.*
+    | _spdiags.* | _spsolve | quantize.* | quantized.* | .*\.quantized | dequantize.*
+    | .*per_(tensor|channel)_quantized.* | .*affine_quantized.* | q_.* | int_repr.* | qscheme | fbgemm.*
+    | choose_qparams.* | .*(mkldnn|miopen|mps|xnnpack|vulkan|nnpack|hpu|_cslt|triton|mtia).* | .*_for_cpu.*
+    | .*_cpu_fallback.* | _test_.* | _foobar | _make_dep_token | _print | .*sym_constrain.*
+    | _assert_(scalar|tensor).* | _functional_assert.* | _validate.* | _fw_primal.* | _make_dual.* | _version
+    | retain_grad | rename.* | refine.* | align.* | _debug.* | _has_.* | _async_error | lift.* | detach.*
+    | alias(_copy)?(\..*)? | _to_cpu | cudnn_is_acceptable | _copy_from.* | _use_cudnn_rnn.*
+    | _propagate_xla_data
+    """,
+    re.VERBOSE,
+)
+
+# Composite operators that must fall apart on the client: results that share their argument's storage without saying so,
+# and hooks for other backends.
+KEPT_COMPOSITE = re.compile(
+    r"_unsafe_view | unsafe_split.* | _new_zeros.* | normal_functional | .*overrideable.*", re.X
+)
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One entry of native_functions.yaml."""
+
+    name: str  # with overload: "add.Tensor"
+    schema: FunctionSchema
+    keys: frozenset[str]
+    structured: bool
+    siblings: tuple[str, ...]
+
+    @property
+    def base(self) -> str:
+        """The name that all forms share: add, add_, add.out and add.Tensor are all "add"."""
+        return family(self.name)
+
+
+def family(name: str) -> str:
+    """The name without overload and in-place mark."""
+    base = name.partition(".")[0]
+    return base if base.endswith("__") else base.removesuffix("_")
+
+
+def read_operators() -> list[Operator]:
+    """All operators of the installed torch."""
+    path = Path(torchgen.__file__).parent / "packaged/ATen/native/native_functions.yaml"
+    operators = []
+    for entry in yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader):
+        dispatch = entry.get("dispatch") or {}
+        keys = {key.strip() for group in dispatch for key in group.split(",")}
+        # Kernels written once for CPU and CUDA are listed by loop kind instead of by key.
+        if "ufunc_inner_loop" in entry:
+            keys.add("CUDA")
+        siblings = [name.strip() for name in (entry.get("autogen") or "").split(",") if name.strip()]
+        operators.append(
+            Operator(
+                name=entry["func"].partition("(")[0],
+                schema=FunctionSchema.parse(entry["func"]),
+                keys=frozenset(keys),
+                structured="structured_delegate" in entry,
+                siblings=tuple(siblings),
+            )
+        )
+    return operators
+
+
+def _is_tensor_like(kind: Type) -> bool:
+    return bool(kind.is_base_ty_like(BaseTy.Tensor))
+
+
+def _has_device_argument(operator: Operator) -> bool:
+    def is_device(kind: Type) -> bool:
+        inner = kind.elem if isinstance(kind, OptionalType) else kind
+        return isinstance(inner, BaseType) and inner.name == BaseTy.Device
+
+    return any(is_device(argument.type) for argument in operator.schema.arguments.flat_all)
+
+
+def worth_forwarding_whole(operator: Operator) -> bool:
+    """Whether a composite below autograd is better sent as one message.
+
+    True for functional operators from tensors to fresh tensors. Not for factories (their device argument may name
+    another device), views, and operators that only check something.
+    """
+    if not operator.keys & {"CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional"}:
+        return False
+    arguments, returns = operator.schema.arguments.flat_all, operator.schema.returns
+    aliased = any(argument.annotation is not None for argument in arguments)
+    return (
+        not KEPT_COMPOSITE.fullmatch(operator.name)
+        and not aliased
+        and not _has_device_argument(operator)
+        and any(_is_tensor_like(argument.type) for argument in arguments)
+        and bool(returns)
+        and all(_is_tensor_like(result.type) and result.annotation is None for result in returns)
+    )
+
+
+def select(operators: list[Operator]) -> tuple[list[str], list[str], list[str]]:
+    """The names that are forwarded, allowed, and skipped although they have a CUDA kernel."""
+    forwarded, skipped = [], []
+    for operator in operators:
+        on_device = "CUDA" in operator.keys or operator.structured
+        if not on_device and not worth_forwarding_whole(operator):
+            continue
+        if operator.name in CLIENT_NATIVE:
+            continue
+        if DENIED.fullmatch(operator.name):
+            if on_device:
+                skipped.append(operator.name)
+            continue
+        forwarded.append(operator.name)
+
+    families = {family(name) for name in forwarded}
+    known = [name for operator in operators for name in (operator.name, *operator.siblings)]
+    allowed = [
+        name
+        for name in known
+        if (family(name) in families and name not in CLIENT_NATIVE and not DENIED.fullmatch(name))
+        or name in NATIVE_BUT_ALLOWED
+    ]
+    return forwarded, allowed, skipped
+
+
+def digest(operators: list[Operator], forwarded: list[str], allowed: list[str]) -> bytes:
+    """SHA-256 over what both sides must agree on."""
+    schemas = {operator.name: str(operator.schema) for operator in operators}
+    text = "\n".join(["forwarded", *(schemas[name] for name in forwarded)])
+    text += "\n".join(["allowed", *(schemas.get(name, name) for name in allowed)])
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _lines(names: list[str]) -> str:
+    rows = []
+    for name in names:
+        base, _, overload = name.partition(".")
+        rows.append(f'{{"aten::{base}", "{overload}"}},\n')
+    return "".join(rows)
+
+
+def _write_if_changed(path: Path, text: str) -> None:
+    # An untouched file keeps its time, and nothing is compiled again for it.
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """Write the include files into the folder named on the command line."""
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    operators = read_operators()
+    forwarded, allowed, skipped = select(operators)
+    value = digest(operators, forwarded, allowed)
+    _write_if_changed(folder / "forwarded_ops.inc", _lines(forwarded))
+    _write_if_changed(folder / "allowed_ops.inc", _lines(allowed))
+    _write_if_changed(folder / "op_digest.inc", ", ".join(f"0x{byte:02x}" for byte in value) + "\n")
+    print(f"torch {torch.__version__}: {len(forwarded)} operators forwarded, {len(allowed)} allowed")
+    print(f"with a CUDA kernel, but not for a client: {' '.join(skipped)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+#include "ops/op_lists.h"
+
+namespace elara::ops {
+
+namespace {
+
+constexpr OperatorName kForwarded[] = {
+#include "forwarded_ops.inc"
+};
+
+constexpr OperatorName kAllowed[] = {
+#include "allowed_ops.inc"
+};
+
+constexpr std::array<uint8_t, wire::kDigestBytes> kDigest = {
+#include "op_digest.inc"
+};
+
+}  // namespace
+
+std::span<const OperatorName> forwarded() { return kForwarded; }
+std::span<const OperatorName> allowed() { return kAllowed; }
+const std::array<uint8_t, wire::kDigestBytes>& digest() { return kDigest; }
+
+}  // namespace elara::ops
