@@ -38,8 +38,8 @@ class InvalidValue(ValueError):
 def parse_share(value: int | float | str) -> int:
     """Read a share of a device and return it in thousandths, 1 to 1000.
 
-    An integer (or a string of digits) above 1 is thousandths; ``1``, ``"1"`` and ``1.0`` are the whole device; a float or a
-    string with a point is a fraction of a device; ``"1/4"`` is a fraction.
+    An integer (or a string of digits) above 1 is thousandths; ``1``, ``"1"`` and ``1.0`` are the whole device; a float
+    or a string with a point is a fraction of a device; ``"1/4"`` is a fraction.
 
     Raises:
         InvalidValue: the value is not a share, or not between 1 thousandth and a whole device.
@@ -139,7 +139,9 @@ class Grant:
 
     def __repr__(self) -> str:
         # The secret must not reach a log by way of a repr.
-        return f"Grant(ordinal={self.ordinal}, device_uuid={self.device_uuid!r}, local={self.local!r}, tcp={self.tcp!r})"
+        return (
+            f"Grant(ordinal={self.ordinal}, device_uuid={self.device_uuid!r}, local={self.local!r}, tcp={self.tcp!r})"
+        )
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Grant:
