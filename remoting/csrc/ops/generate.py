@@ -5,8 +5,8 @@ From the schemas that torchgen packages with the installed torch come two lists 
 * ``forwarded_ops.inc``: operators for which the client registers a kernel that forwards the call as a whole. A backend
   fallback alone would not do: composite registrations outrank it, and one call would fall apart into many.
 * ``allowed_ops.inc``: what a device server runs. A superset: the same operators' in-place, functional and ``out=``
-  forms and what the client's own kernels need. Nothing on it touches files, processes, pickles, other devices, or memory
-  that the session does not own.
+  forms and what the client's own kernels need. Nothing on it touches files, processes, pickles, other devices, or
+  memory that the session does not own.
 * ``op_digest.inc``: SHA-256 over both lists and the schemas behind them, compared when a session opens.
 
 Each list line is ``{"aten::add", "Tensor"},``. Use: ``python generate.py OUTPUT_FOLDER``
@@ -74,7 +74,7 @@ DENIED = re.compile(
     re.VERBOSE,
 )
 
-# Composite operators that must fall apart on the client: results that share their argument's storage without saying so,
+# Composite operators that must fall apart on the client: results that share their argument's storage unannounced,
 # and hooks for other backends.
 KEPT_COMPOSITE = re.compile(
     r"_unsafe_view | unsafe_split.* | _new_zeros.* | normal_functional | .*overrideable.*", re.X
