@@ -85,6 +85,7 @@ enum class ErrorKind : uint8_t {
   kType = 5,            // TypeError
   kRefused = 6,         // the operator is not on the allow-list
   kProtocol = 7,        // the client broke the protocol; the session is over
+  kLinAlg = 8,          // torch.linalg.LinAlgError
 };
 
 // An argument in a template: u8 tag, then the constant part. What varies from call to call stands among an execution's
