@@ -30,7 +30,11 @@ class Person:
     async def __aenter__(self) -> Self:
         async with httpx.AsyncClient(base_url=self.url, timeout=60, follow_redirects=True) as browser:
             await browser.get("/hub/login")
-            form = {"username": self.name, "password": self._password, "_xsrf": browser.cookies.get("_xsrf", path="/hub/")}
+            form = {
+                "username": self.name,
+                "password": self._password,
+                "_xsrf": browser.cookies.get("_xsrf", path="/hub/"),
+            }
             await browser.post("/hub/login", data=form)
             answer = await browser.post(
                 f"/hub/api/users/{self.name}/tokens",
