@@ -1,0 +1,83 @@
+"""What the gate refuses whatever the role, and what it writes into a request. Pure functions of a request's parts."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from elara_hub.tracking.access import Access
+
+WORKSPACE_HEADER = b"x-mlflow-workspace"
+
+# Families of MLflow's API that nobody reaches from outside: accounts, roles and workspaces are the service's affair;
+# the others make the server itself call other machines, run code or keep provider keys, and MLflow trusts
+# "localhost" for some of them, which everybody behind a proxy seems to be.
+_REFUSED = re.compile(
+    r"^(?:(?:ajax-)?api/\d+\.\d+/mlflow/"
+    r"(?:users|roles|webhooks|assistant|gateway|gateway-proxy|jobs|demo|scorer/invoke|issues/invoke|genai|"
+    r"prompt-optimization|mcp-servers)(?:/|$)"
+    r"|gateway(?:/|$)|signup(?:/|$))"
+)
+_ALLOWED_USERS = re.compile(r"^(?:ajax-)?api/\d+\.\d+/mlflow/users/current(?:/permissions)?/?$")
+_WORKSPACES = re.compile(r"^(?:ajax-)?api/\d+\.\d+/mlflow/workspaces(?:/|$)")
+_CREATE_RUN = re.compile(r"^(?:ajax-)?api/\d+\.\d+/mlflow/runs/create/?$")
+_CREATE_EXPERIMENT = re.compile(r"^(?:ajax-)?api/\d+\.\d+/mlflow/experiments/create/?$")
+_SAFE = ("GET", "HEAD", "OPTIONS")
+
+
+def refusal(method: str, path: str, workspace: str | None, access: Access) -> str | None:
+    """A sentence when the request is refused before MLflow sees it, else None. `path` is relative to the prefix."""
+    if workspace and workspace not in access.workspaces:
+        return (
+            f"{access.user} is no member of the project behind the MLflow workspace {workspace!r}, or this token "
+            "belongs to a workspace of another project. Ask an owner of the project to add you."
+        )
+    if _ALLOWED_USERS.match(path) and method in _SAFE:
+        return None
+    if _REFUSED.match(path):
+        return "This part of MLflow is switched off here: accounts and roles are managed in Elara's own pages."
+    if _WORKSPACES.match(path) and method not in _SAFE:
+        return "MLflow's workspaces follow Elara's projects: make or delete the project in Elara's pages instead."
+    return None
+
+
+def rewrites_body(method: str, path: str) -> bool:
+    """Whether `new_body` wants to see this request's body."""
+    return method == "POST" and bool(_CREATE_RUN.match(path) or _CREATE_EXPERIMENT.match(path))
+
+
+class BodyRefused(Exception):
+    """The body asks for something that is refused; the text says what to do."""
+
+
+def new_body(path: str, body: bytes, user: str) -> bytes:
+    """The body to hand to MLflow: a run belongs to whoever the token says. Raises BodyRefused.
+
+    A body that is no JSON object is handed on as it is, for MLflow to refuse.
+    """
+    try:
+        message: Any = json.loads(body)
+    except ValueError:
+        return body
+    if not isinstance(message, dict):
+        return body
+    if _CREATE_EXPERIMENT.match(path):
+        for key in ("artifact_location", "artifactLocation"):
+            # A place of the user's own choice would be read and written by the server, with the server's rights.
+            if message.get(key):
+                raise BodyRefused(
+                    "An experiment's artifacts lie in its project's own store: leave artifact_location out."
+                )
+        return body
+    for key in ("user_id", "userId"):
+        message.pop(key, None)
+    message["user_id"] = user
+    tags = message.get("tags")
+    kept = (
+        [t for t in tags if not (isinstance(t, dict) and t.get("key") == "mlflow.user")]
+        if isinstance(tags, list)
+        else []
+    )
+    message["tags"] = [*kept, {"key": "mlflow.user", "value": user}]
+    return json.dumps(message).encode()
