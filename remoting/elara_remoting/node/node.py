@@ -1,0 +1,151 @@
+"""A node: devices, warm device servers, leases and a data port, put together. It knows nothing of a control plane.
+
+The agent puts the channel to the service on top of it; `elara run --local` and `elara serve` use it as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO, Any
+
+from elara_remoting.node import atomics
+from elara_remoting.node.data_port import DataPort, LocalSocket
+from elara_remoting.node.devices import DeviceSource
+from elara_remoting.node.lease_table import LeaseDevice, StartRequest
+from elara_remoting.node.leases import Addresses, Leases, Message
+from elara_remoting.node.servers import ZYGOTE, DeviceServers
+from elara_remoting.types import Device
+
+log = logging.getLogger(__name__)
+
+_WILDCARDS = ("", "0.0.0.0", "::", "[::]")  # noqa: S104 - compared with, not bound to
+
+
+@dataclass(frozen=True)
+class NodeOptions:
+    """How a node runs. `listen` is host and port for clients of other machines, `advertise` the host that they use;
+    `threads` is what the device servers may use of the CPU, all of it by default."""
+
+    local: LocalSocket | None
+    listen: tuple[str, int] | None = None
+    advertise: str | None = None
+    threads: int | None = None
+    log_stream: IO[Any] | int | None = None
+    zygote: tuple[str, ...] = ZYGOTE
+
+
+class Node:
+    """`start` opens the data port and begins to warm; `close` ends every lease and leaves no process."""
+
+    def __init__(self, source: DeviceSource, options: NodeOptions, emit: Callable[[Message], None]) -> None:
+        self.source = source
+        self._options = options
+        self._emit = emit
+        self.servers = DeviceServers(log_stream=options.log_stream, zygote=options.zygote)
+        self.data_port = DataPort()
+        self.addresses = Addresses(None, None)
+        self._leases: Leases | None = None
+
+    @property
+    def leases(self) -> Leases:
+        assert self._leases is not None, "the node has not been started"
+        return self._leases
+
+    def devices(self) -> list[Device]:
+        """The devices with their present health."""
+        return self.source.devices()
+
+    async def start(self) -> None:
+        """Open the data port and begin to warm a device server.
+
+        Raises:
+            DataPortError: an address cannot be used.
+            AtomicsMissing: libatomic is not installed.
+        """
+        atomics.require()
+        options = self._options
+        try:
+            local = self.data_port.open_local(options.local) if options.local is not None else None
+            tcp = None
+            if options.listen is not None:
+                host, _ = options.listen
+                port = self.data_port.open_tcp(*options.listen)
+                tcp = join_address(options.advertise or (own_address() if host in _WILDCARDS else host), port)
+        except BaseException:
+            await self.data_port.close()
+            raise
+        self.addresses = Addresses(local, tcp)
+        self._leases = Leases(self.devices(), self.servers, self.addresses, self._emit, threads=options.threads)
+        await self.servers.start()
+        self.data_port.start(self._leases)
+
+    async def close(self, reason: str = "node_stopped") -> None:
+        await self.data_port.close()
+        if self._leases is not None:
+            await self._leases.close(reason)
+        await self.servers.close()
+        self.source.close()
+
+    def lease_all(self, share: int, memory_bytes: int | None) -> dict[str, Any]:
+        """One lease on every device, without end: what `GET /leases/{id}/attachment` of a service would answer.
+
+        `share` in thousandths; `memory_bytes` caps each device, and is the share of its memory by default.
+        """
+        lease_id = uuid.uuid4().hex
+        devices = self.devices()
+        caps = [memory_bytes or device.memory_bytes * share // 1000 for device in devices]
+        wanted = tuple(
+            LeaseDevice(device.uuid, ordinal, share, cap)
+            for ordinal, (device, cap) in enumerate(zip(devices, caps, strict=True))
+        )
+        self.leases.start_lease(StartRequest(lease_id, 1, wanted, None))
+        return {
+            "lease_id": lease_id,
+            "devices": [
+                {
+                    **grant.to_json(),
+                    "uuid": device.uuid,
+                    "model": device.model,
+                    "emulated": device.emulated,
+                    "share": share,
+                }
+                for grant, device in zip(self.leases.grants(lease_id), devices, strict=True)
+            ],
+        }
+
+    async def wait_warm(self) -> None:
+        await self.servers.wait_warm()
+
+
+def own_address() -> str:
+    """The address that this machine most likely has for others: the one of its default route, else its name."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: asks the routing table only
+            return str(probe.getsockname()[0])
+        except OSError:
+            return socket.gethostname()
+
+
+def join_address(host: str, port: int) -> str:
+    """`host:port`, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
+def split_address(text: str, default_port: int) -> tuple[str, int]:
+    """Read `host:port`, `host`, `[v6]:port` or `:port`.
+
+    Raises:
+        ValueError: the port is not one.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or port.endswith("]"):
+        host, port = text, ""
+    number = int(port) if port else default_port
+    if not 0 <= number <= 65535:
+        raise ValueError(f"{number} is not a port")
+    return host.strip("[]"), number

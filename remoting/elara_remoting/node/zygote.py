@@ -1,0 +1,146 @@
+"""The zygote: a process with torch imported and the core loaded, which forks a device server for each session.
+
+`python -m elara_remoting.node.zygote FD`: FD is one end of a seqpacket socketpair whose other end the agent holds. Each
+packet is one JSON line, with file descriptors beside it:
+
+- to the agent: `ready {torch, warm_seconds}` or `broken {message}`, once
+- from the agent: `spawn {...the arguments of serve}` with three descriptors: the session's connection, the ledger, and
+  the control socket, over which the device server itself reports `started {pid}` and, at its end, `ended {reason}`. A
+  control socket that closes without `started` means that there never was a process.
+
+A device server is made by two forks, so that it becomes a child of the agent (a subreaper) and not of the zygote: it
+outlives a zygote that dies, and the kernel kills it together with an agent that dies, however that happened.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+from elara_remoting.node import process
+
+MAX_PACKET = 65536
+_ADOPTION_SECONDS = 5.0
+_EXIT_FAILED = 70
+
+
+def main(arguments: list[str]) -> None:
+    agent = os.getppid()
+    process.die_with_parent(agent)
+    channel = socket.socket(fileno=int(arguments[0]))
+    # Ctrl-C in the terminal is for the agent, which then ends the zygote in order.
+    os.setsid()
+    started = time.monotonic()
+    try:
+        import torch
+
+        serve = load_serve(torch.__version__)
+    except Exception as error:
+        _send(channel, {"type": "broken", "message": f"{type(error).__name__}: {error}"})
+        return
+    # What lives now stays for good: the collector of a child need not touch (and so copy) its pages.
+    gc.collect()
+    gc.freeze()
+    _send(channel, {"type": "ready", "torch": torch.__version__, "warm_seconds": round(time.monotonic() - started, 3)})
+    _serve_requests(channel, serve, torch, agent)
+
+
+def core_folder(torch_version: str) -> Path:
+    """Where the core for this torch lies. The folder need not exist."""
+    minor = "_".join(torch_version.split(".")[:2])
+    return Path(__file__).resolve().parent.parent / "_core" / f"torch_{minor}"
+
+
+def load_serve(torch_version: str) -> Callable[..., str]:
+    """The core's `serve`.
+
+    Raises:
+        ImportError: there is no core for this torch; the text says what to do.
+    """
+    folder = core_folder(torch_version)
+    found = sorted(folder.glob("_server*.so"))
+    if not found:
+        raise ImportError(
+            f"the remoting core is not built for torch {torch_version} ({folder} is missing it); "
+            "build it with: pip install --no-build-isolation -e remoting"
+        )
+    spec = importlib.util.spec_from_file_location("_server", found[0])
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{found[0]} is not a Python module")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    serve: Callable[..., str] = module.serve
+    return serve
+
+
+def _serve_requests(channel: socket.socket, serve: Callable[..., str], torch: ModuleType, agent: int) -> None:
+    while True:
+        data, descriptors, _, _ = socket.recv_fds(channel, MAX_PACKET, 4)
+        if not data:
+            return  # the agent is gone
+        try:
+            middle = os.fork()
+            if middle == 0:
+                try:
+                    if os.fork() == 0:
+                        _become_server(serve, torch, agent, json.loads(data), descriptors)
+                finally:
+                    os._exit(0)
+            os.waitpid(middle, 0)
+        except OSError as error:
+            # The agent sees the control socket close without a word, and refuses the session.
+            print(f"zygote: no process could be started: {error}", file=sys.stderr, flush=True)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+
+def _become_server(
+    serve: Callable[..., str], torch: ModuleType, agent: int, request: dict[str, Any], descriptors: list[int]
+) -> NoReturn:
+    """The life of a device server: give up everything but its session, serve it, end."""
+    status = _EXIT_FAILED
+    connection, ledger, control_fd = descriptors
+    control = socket.socket(fileno=control_fd)
+    try:
+        # Wait until the process between has ended and the agent has become the parent.
+        deadline = time.monotonic() + _ADOPTION_SECONDS
+        while os.getppid() != agent and time.monotonic() < deadline:
+            time.sleep(0.0005)
+        process.die_with_parent(agent)
+        os.setsid()
+        process.close_all_but({0, 1, 2, *descriptors})
+        process.renounce()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _send(control, {"type": "started", "pid": os.getpid()})
+        torch.set_num_threads(int(request["torch_threads"]))
+        options = {key: value for key, value in request.items() if key != "type"}
+        options["secret"] = bytes.fromhex(options["secret"])
+        _send(control, {"type": "ended", "reason": serve(connection, ledger_fd=ledger, **options)})
+        status = 0
+    except BaseException as error:
+        with suppress(OSError):
+            _send(control, {"type": "ended", "reason": f"{type(error).__name__}: {error}"[:1000]})
+    finally:
+        # Not sys.exit: what the zygote registered to run at exit is not the child's to run.
+        os._exit(status)
+
+
+def _send(channel: socket.socket, message: dict[str, Any]) -> None:
+    channel.send(json.dumps(message).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

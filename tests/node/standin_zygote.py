@@ -1,0 +1,62 @@
+"""A zygote with the real life cycle and a `serve` that speaks a line protocol instead of tensors, for tests of the node alone.
+
+Lines: `pid`, `options`, `reserve N` (counts in the ledger as the core does), `stubborn` (ignores SIGTERM), `fds`, `env`, `quit`.
+"""
+
+import json
+import mmap
+import os
+import signal
+import socket
+import struct
+import sys
+import types
+
+
+def serve(fd, *, ledger_fd, slot, **options):
+    ledger = mmap.mmap(ledger_fd, 0)
+
+    def add(word, amount):
+        (value,) = struct.unpack_from("<Q", ledger, 8 * word)
+        struct.pack_into("<Q", ledger, 8 * word, value + amount)
+
+    stream = socket.socket(fileno=fd).makefile("rw")
+    for line in stream:
+        command, *arguments = line.split()
+        answer = "ok"
+        if command == "pid":
+            answer = str(os.getpid())
+        elif command == "options":
+            answer = json.dumps({key: value for key, value in options.items() if key != "secret"})
+        elif command == "reserve":
+            amount = int(arguments[0])
+            add(2, amount)
+            add(8 + 8 * slot, amount)
+            add(8 + 8 * slot + 2, 1)
+            add(8 + 8 * slot + 3, 1_000_000)
+        elif command == "stubborn":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        elif command == "fds":
+            answer = str(len(os.listdir("/proc/self/fd")) - 1)
+        elif command == "env":
+            answer = json.dumps(dict(os.environ))
+        elif command == "status":
+            with open("/proc/self/status") as status:
+                answer = json.dumps(dict(row.strip().split(":\t", 1) for row in status))
+        elif command == "quit":
+            return "said goodbye"
+        stream.write(answer + "\n")
+        stream.flush()
+    return "the client closed the connection"
+
+
+if __name__ == "__main__":
+    from elara_remoting.node import zygote
+
+    # The life cycle is under test here, not torch: without its import the suite is quick.
+    torch = types.ModuleType("torch")
+    torch.__version__ = "0.0.0"
+    torch.set_num_threads = lambda count: None
+    sys.modules["torch"] = torch
+    zygote.load_serve = lambda version: serve
+    zygote.main(sys.argv[1:])
