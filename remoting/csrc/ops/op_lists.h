@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 
+#include "wire/export.h"
 #include "wire/protocol.h"
 
 namespace elara::ops {
@@ -19,6 +20,6 @@ std::span<const OperatorName> forwarded();
 // What a device server runs.
 std::span<const OperatorName> allowed();
 // SHA-256 over both lists and their schemas.
-const std::array<uint8_t, wire::kDigestBytes>& digest();
+ELARA_API const std::array<uint8_t, wire::kDigestBytes>& digest();
 
 }  // namespace elara::ops

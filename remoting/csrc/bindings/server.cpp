@@ -1,0 +1,56 @@
+// The Python module `_server`: starts a device server on a connected socket.
+#include "server/server.h"
+
+#include <pybind11/pybind11.h>
+
+#include "ops/op_lists.h"
+
+namespace py = pybind11;
+
+namespace {
+
+std::string serve(int fd, const py::object& tls_cert, const py::object& tls_key, const py::bytes& secret, int ledger_fd,
+                  int slot, const std::string& device, const std::string& model, uint64_t memory_bytes, bool emulated,
+                  int torch_threads) {
+  elara::server::ServeOptions options;
+  options.fd = fd;
+  if (!tls_cert.is_none()) options.tls_cert = py::cast<std::string>(tls_cert);
+  if (!tls_key.is_none()) options.tls_key = py::cast<std::string>(tls_key);
+  options.secret = std::string(secret);
+  options.ledger_fd = ledger_fd;
+  options.slot = slot;
+  options.device = device;
+  options.model = model;
+  options.memory_bytes = memory_bytes;
+  options.emulated = emulated;
+  options.torch_threads = torch_threads;
+  const py::gil_scoped_release no_gil;
+  return elara::server::serve(options);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_server, module) {
+  module.doc() = "The device server of Elara: executes one session's operators.";
+  module.def("serve", &serve, py::arg("fd"), py::kw_only(), py::arg("tls_cert") = py::none(),
+             py::arg("tls_key") = py::none(), py::arg("secret"), py::arg("ledger_fd") = -1, py::arg("slot") = 0,
+             py::arg("device") = "cpu", py::arg("model"), py::arg("memory_bytes"), py::arg("emulated"),
+             py::arg("torch_threads") = 0,
+             R"(Serve one session on a connected socket, after its preamble, and return why it ended.
+
+Takes over `fd` and blocks until the client leaves; other Python threads run meanwhile. `tls_cert` and `tls_key` are PEM
+(str or bytes), None for a local socket; `secret` is the lease's 32 bytes; `ledger_fd` stays the caller's, -1 for none;
+`device` is "cpu" or "cuda:N"; `memory_bytes` the lease's cap on it; `torch_threads` 0 leaves torch's choice.
+A process serves one session: allocator, context flags and default generator are set for good.
+
+Raises:
+    ValueError: the secret is not 32 bytes long.
+    RuntimeError: there is no such device, or the ledger is not one.)");
+  module.def(
+      "operator_digest",
+      [] {
+        const auto& digest = elara::ops::digest();
+        return py::bytes(reinterpret_cast<const char*>(digest.data()), digest.size());
+      },
+      "SHA-256 over the operators and schemas that client and server must agree on, 32 bytes.");
+}

@@ -1,0 +1,67 @@
+#include "server/errors.h"
+
+#include <c10/util/Exception.h>
+
+#include <new>
+
+namespace elara::server {
+
+void ErrorSlot::keep_current(uint64_t number, const std::string& name) {
+  wire::ErrorKind kind = wire::ErrorKind::kRuntime;
+  std::string message;
+  try {
+    throw;
+  } catch (const wire::ProtocolError&) {
+    throw;
+  } catch (const WorkError& error) {
+    kind = error.kind();
+    message = error.what();
+  } catch (const c10::OutOfMemoryError& error) {
+    kind = wire::ErrorKind::kOutOfMemory;
+    message = error.what_without_backtrace();
+  } catch (const c10::IndexError& error) {
+    kind = wire::ErrorKind::kIndex;
+    message = error.what_without_backtrace();
+  } catch (const c10::ValueError& error) {
+    kind = wire::ErrorKind::kValue;
+    message = error.what_without_backtrace();
+  } catch (const c10::TypeError& error) {
+    kind = wire::ErrorKind::kType;
+    message = error.what_without_backtrace();
+  } catch (const c10::NotImplementedError& error) {
+    kind = wire::ErrorKind::kNotImplemented;
+    message = error.what_without_backtrace();
+  } catch (const c10::LinAlgError& error) {
+    kind = wire::ErrorKind::kLinAlg;
+    message = error.what_without_backtrace();
+  } catch (const c10::Error& error) {
+    message = error.what_without_backtrace();
+  } catch (const std::bad_alloc&) {
+    kind = wire::ErrorKind::kOutOfMemory;
+    message = "CUDA out of memory. The device's node has no memory left.";
+  } catch (const std::exception& error) {
+    message = error.what();
+  } catch (...) {
+    message = "the operator failed without saying why";
+  }
+  if (pending_) return;
+  pending_ = true;
+  kind_ = kind;
+  number_ = number;
+  operator_ = name;
+  message_ = std::move(message);
+}
+
+void ErrorSlot::write(wire::Writer& out) {
+  const size_t place = out.begin(wire::MessageType::kError);
+  out.put(kind_);
+  out.put(number_);
+  out.str(operator_);
+  // A message may quote a shape list of any length.
+  constexpr size_t kMost = 16 * 1024;
+  out.str(std::string_view(message_).substr(0, kMost));
+  out.end(place);
+  pending_ = false;
+}
+
+}  // namespace elara::server

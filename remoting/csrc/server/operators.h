@@ -1,0 +1,57 @@
+// The operators that a session may name, and the templates of its calls.
+#pragma once
+
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "server/arguments.h"
+#include "wire/codec.h"
+
+namespace elara::server {
+
+struct Operator {
+  std::string name;  // "aten::add.Tensor"
+  // Empty for one that this server does not run: using it is an error of that call, not of the session.
+  std::optional<c10::OperatorHandle> handle;
+};
+
+// A call with everything that does not change from one execution to the next.
+struct Call {
+  const Operator* op = nullptr;
+  std::vector<Argument> arguments;
+
+  // u32 count, count x argument. Throws wire::ProtocolError when they do not fit the operator's schema.
+  void parse_arguments(wire::Reader& in);
+};
+
+struct Template : Call {
+  std::vector<Output> outputs;
+  uint64_t new_storages = 0;
+};
+
+class OperatorTable {
+ public:
+  // u32 op, str name, str overload
+  void define_operator(wire::Reader& in);
+  // u32 template, u32 op, arguments, outputs
+  void define_template(wire::Reader& in);
+  // n x u32 template
+  void drop_templates(wire::Reader& in);
+
+  // Both throw wire::ProtocolError on an unknown number.
+  const Operator& op(uint32_t number) const;
+  const Template& find_template(uint32_t number) const;
+  size_t templates() const { return template_count_; }
+
+ private:
+  std::vector<std::unique_ptr<Operator>> operators_;
+  std::vector<std::unique_ptr<Template>> templates_;
+  size_t template_count_ = 0;
+};
+
+}  // namespace elara::server

@@ -1,0 +1,163 @@
+#include "server/server.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <c10/util/Exception.h>
+#include <openssl/crypto.h>
+#include <torch/version.h>
+
+#include <chrono>
+#include <memory>
+#include <stdexcept>
+#include <utility>
+
+#include "net/stream.h"
+#include "ops/op_lists.h"
+#include "server/accounting_allocator.h"
+#include "server/session.h"
+
+namespace elara::server {
+
+namespace {
+
+using wire::MessageType;
+
+constexpr std::chrono::seconds kHandshakeTime{10};
+constexpr uint32_t kLongestHello = 4096;
+
+// A client whose opening was not accepted: `what()` goes to the client, `log()` to the log.
+class Refused : public std::runtime_error {
+ public:
+  Refused(const std::string& sentence, std::string log) : std::runtime_error(sentence), log_(std::move(log)) {}
+  const std::string& log() const { return log_; }
+
+ private:
+  std::string log_;
+};
+
+// Warnings of kernels belong to no one here; the client's side gives those that Python gives.
+class SilentWarnings final : public c10::WarningHandler {
+ public:
+  void process(const c10::Warning&) override {}
+};
+
+std::string minor_version(std::string_view version) {
+  const size_t first = version.find('.');
+  const size_t second = first == std::string_view::npos ? first : version.find('.', first + 1);
+  return std::string(version.substr(0, second));
+}
+
+void check_hello(MessageInput& input, const ServeOptions& options) {
+  const wire::Header header = input.header();
+  if (header.type != MessageType::kHello) throw wire::ProtocolError("the first message is not a hello");
+  if (header.length > kLongestHello) throw wire::ProtocolError("the hello is too long");
+  wire::Reader in(input.bytes(header.length), header.length);
+  const auto version = in.get<uint16_t>();
+  const auto torch_version = std::string(in.str());
+  const char* digest = in.bytes(wire::kDigestBytes);
+  const char* secret = in.bytes(wire::kSecretBytes);
+  (void)in.str();  // the client's name
+  in.expect_done();
+
+  // Nothing about this server is told to someone who does not hold the secret.
+  if (CRYPTO_memcmp(secret, options.secret.data(), wire::kSecretBytes) != 0) {
+    throw Refused("The device server did not accept the secret of this attachment. Detach and attach again.",
+                  "refused: wrong secret");
+  }
+  if (version != wire::kProtocolVersion) {
+    throw Refused("This workspace speaks version " + std::to_string(version) + " of Elara's protocol, the device's " +
+                      "node version " + std::to_string(wire::kProtocolVersion) +
+                      ". Ask an administrator to install the same version of elara-remoting on both.",
+                  "refused: protocol version " + std::to_string(version));
+  }
+  if (minor_version(torch_version) != minor_version(TORCH_VERSION)) {
+    throw Refused("This workspace has PyTorch " + torch_version +
+                      ", the device's node has " TORCH_VERSION ". Install PyTorch " + minor_version(TORCH_VERSION) +
+                      " in the workspace, or choose another image.",
+                  "refused: torch " + torch_version);
+  }
+  const auto& own = ops::digest();
+  if (!std::equal(own.begin(), own.end(), reinterpret_cast<const uint8_t*>(digest))) {
+    throw Refused("The operators of this workspace's PyTorch " + torch_version + " differ from those of the device's " +
+                      "node (" TORCH_VERSION "). Ask an administrator to install the same builds of PyTorch and " +
+                      "elara-remoting on both.",
+                  "refused: other operators");
+  }
+}
+
+void answer_hello(net::Stream& stream, const ServeOptions& options, const Ledger& ledger) {
+  wire::Writer out;
+  const size_t place = out.begin(MessageType::kReply);
+  out.put(wire::kProtocolVersion);
+  out.str(TORCH_VERSION);
+  out.str(options.model);
+  out.put<uint64_t>(ledger.cap());
+  out.put<uint8_t>(options.emulated ? 1 : 0);
+  out.put<uint64_t>(options.memory_bytes);
+  out.end(place);
+  stream.write_all(out.data(), out.size());
+}
+
+// The client may be gone already, or not reading.
+void send_fatal(net::Stream& stream, const std::string& sentence) noexcept {
+  try {
+    wire::Writer out;
+    const size_t place = out.begin(MessageType::kFatal);
+    out.str(sentence);
+    out.end(place);
+    stream.set_deadline(net::Clock::now() + std::chrono::seconds(2));
+    stream.write_all(out.data(), out.size());
+  } catch (const std::exception&) {
+  }
+}
+
+std::unique_ptr<net::Stream> open_stream(const ServeOptions& options, net::Clock::time_point deadline) {
+  if (options.tls_cert.empty()) return std::make_unique<net::PlainStream>(options.fd, "the client");
+  return net::TlsStream::accept(options.fd, "the client", options.tls_cert, options.tls_key, deadline);
+}
+
+std::string converse(net::Stream& stream, const ServeOptions& options, Ledger& ledger, Device& device) {
+  try {
+    MessageInput input(stream);
+    check_hello(input, options);
+    answer_hello(stream, options, ledger);
+    stream.set_deadline(std::nullopt);
+    Session session(stream, input, device, ledger);
+    session.run();
+    return "goodbye";
+  } catch (const Refused& refused) {
+    send_fatal(stream, refused.what());
+    return refused.log();
+  } catch (const wire::ProtocolError& error) {
+    send_fatal(stream, std::string("The device server ended the session, because the client broke the protocol: ") +
+                           error.what() + ".");
+    return std::string("protocol error: ") + error.what();
+  }
+}
+
+}  // namespace
+
+std::string serve(const ServeOptions& options) {
+  if (options.secret.size() != wire::kSecretBytes) throw std::invalid_argument("the secret must be 32 bytes");
+  if (options.torch_threads > 0) at::set_num_threads(options.torch_threads);
+  static SilentWarnings silent;
+  const c10::WarningUtils::WarningHandlerGuard no_warnings(&silent);
+  // Autograd is the client's: here are only kernels.
+  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+
+  // Never destroyed: blocks may be freed, and so accounted for, until the process ends.
+  auto* ledger = new Ledger(options.ledger_fd, options.slot, options.memory_bytes);
+  const std::unique_ptr<Device> device = open_device(options.device);
+  if (device->device().is_cpu()) charge_cpu_memory_to(*ledger, options.model);
+
+  const auto deadline = net::Clock::now() + kHandshakeTime;
+  try {
+    const std::unique_ptr<net::Stream> stream = open_stream(options, deadline);
+    stream->set_deadline(deadline);
+    return converse(*stream, options, *ledger, *device);
+  } catch (const net::ConnectionLost& lost) {
+    return std::string("connection lost: ") + lost.what();
+  }
+}
+
+}  // namespace elara::server

@@ -1,0 +1,30 @@
+// A device server: one session of one client on one device, from the handshake to the end.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "wire/export.h"
+
+namespace elara::server {
+
+struct ServeOptions {
+  int fd = -1;                // a connected socket after its preamble; the server closes it
+  std::string tls_cert;       // PEM; with tls_key: TLS 1.3 as server. Empty: plain (a local socket)
+  std::string tls_key;        // PEM
+  std::string secret;         // the lease's 32 bytes
+  int ledger_fd = -1;         // the lease's ledger, or -1 for none; stays the caller's
+  int slot = 0;               // of the ledger
+  std::string device;         // "cpu" or "cuda:N"
+  std::string model;          // as users see it: "NVIDIA H100 80GB HBM3", "emulated (CPU)"
+  uint64_t memory_bytes = 0;  // the lease's cap on this device
+  bool emulated = false;      // computes on the node's CPU in place of a GPU
+  int torch_threads = 0;      // 0 leaves torch's own choice
+};
+
+// Serves until the client leaves, breaks the protocol or is lost; returns why, as a phrase for the log without secrets.
+// Changes process-wide settings (CPU allocator, context flags, default generator): a process serves one session.
+// Throws std::exception only on options that cannot work.
+ELARA_API std::string serve(const ServeOptions& options);
+
+}  // namespace elara::server

@@ -1,0 +1,59 @@
+// One session after its handshake: reads messages, acts on them, answers.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "net/stream.h"
+#include "server/device.h"
+#include "server/errors.h"
+#include "server/events.h"
+#include "server/executor.h"
+#include "server/generators.h"
+#include "server/ledger.h"
+#include "server/message_input.h"
+#include "server/operators.h"
+#include "server/storages.h"
+
+namespace elara::server {
+
+class Session {
+ public:
+  Session(net::Stream& stream, MessageInput& input, Device& device, Ledger& ledger);
+
+  // Returns when the client said goodbye; throws net::ConnectionLost, wire::ProtocolError.
+  void run();
+
+ private:
+  void dispatch(const wire::Header& header);
+  void write_storage(uint32_t length);
+  void read_storage(wire::Reader& in);
+  void answer_stats();
+  // Answers a request with what `fill(out)` appends, or with the pending error.
+  template <class Fill>
+  void answer(const char* name, Fill fill);
+  // Does what may fail as work does; a failure goes to the error slot.
+  template <class Work>
+  bool attempt(const char* name, Work work);
+  bool answer_pending_error();
+  void send();
+  void note_activity();
+
+  net::Stream& stream_;
+  MessageInput& input_;
+  Device& device_;
+  Ledger& ledger_;
+  ErrorSlot errors_;
+  StorageTable storages_;
+  Generators generators_;
+  Events events_;
+  OperatorTable operators_;
+  Executor executor_;
+  wire::Writer out_;
+  std::string staging_;  // contents on their way to or from a device that the host cannot reach
+  bool goodbye_ = false;
+  net::Clock::time_point busy_since_;
+  uint64_t executed_noted_ = 0;
+};
+
+}  // namespace elara::server
