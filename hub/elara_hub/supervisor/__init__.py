@@ -1,0 +1,1 @@
+"""`elara up`: every part of Elara on one machine, as processes under one supervisor."""
