@@ -225,7 +225,7 @@ class Leases:
             "slot": session.slot,
             "device": "cpu" if device.emulated else f"cuda:{device.index}",
             "model": device.model,
-            "memory_bytes": device.memory_bytes,
+            "memory_bytes": wanted.memory_bytes,
             "emulated": device.emulated,
             "torch_threads": threads,
         }

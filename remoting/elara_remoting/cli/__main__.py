@@ -1,0 +1,5 @@
+"""`python -m elara_remoting.cli` is the command `elara`."""
+
+from elara_remoting.cli import main
+
+main()
