@@ -1,0 +1,12 @@
+// The operators that the client answers itself: they make, resize or re-point tensors, or move bytes between host and
+// device.
+#pragma once
+
+#include <torch/library.h>
+
+namespace elara::client {
+
+void register_factories(torch::Library& library);
+void register_copies(torch::Library& library);
+
+}  // namespace elara::client

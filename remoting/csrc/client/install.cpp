@@ -1,0 +1,74 @@
+#include "client/install.h"
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/core/Allocator.h>
+#include <torch/library.h>
+
+#include <atomic>
+#include <mutex>
+
+#include "client/attach/devices.h"
+#include "client/dispatch/execute.h"
+#include "client/dispatch/native.h"
+#include "client/takeover/generator.h"
+#include "client/takeover/guard.h"
+#include "client/takeover/hooks.h"
+#include "client/takeover/storage.h"
+#include "ops/op_lists.h"
+
+namespace elara::client {
+
+namespace {
+
+class ForwardingKernel final : public c10::OperatorKernel {
+ public:
+  explicit ForwardingKernel(const c10::OperatorHandle& op) : handle_(op) {}
+  void operator()(const c10::OperatorHandle&, c10::DispatchKeySet, torch::jit::Stack* stack) {
+    // What is known of an operator is found out when it is first called, not at import.
+    Operator* op = operator_.load(std::memory_order_acquire);
+    if (op == nullptr) operator_.store(op = &operator_for(handle_), std::memory_order_release);
+    execute(*op, *stack);
+  }
+
+ private:
+  c10::OperatorHandle handle_;
+  std::atomic<Operator*> operator_{nullptr};
+};
+
+// For operators that nobody listed: those of other libraries, whose device server has them too or says that it has not.
+void forward_unlisted(const c10::OperatorHandle& op, torch::jit::Stack* stack) { execute(operator_for(op), *stack); }
+
+// A backend fallback alone would not do: composite registrations outrank it, and `add` would become an allocation and
+// an `add.out`, a convolution a dozen calls.
+void register_forwarded(torch::Library& library) {
+  auto& dispatcher = c10::Dispatcher::singleton();
+  for (const auto& listed : ops::forwarded()) {
+    const auto op = dispatcher.findSchema({listed.name, listed.overload});
+    if (!op) continue;
+    std::string name(listed.name + sizeof("aten::") - 1);
+    if (*listed.overload != '\0') name += std::string(".") + listed.overload;
+    library.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::make_unique<ForwardingKernel>(*op)));
+  }
+}
+
+}  // namespace
+
+void install(const std::string& runtime_dir, int guards) {
+  static std::once_flag once;
+  std::call_once(once, [&] {
+    configure_devices(runtime_dir, guards);
+    install_guard();
+    install_hooks();
+    install_generators();
+    c10::SetAllocator(c10::kCUDA, device_allocator(-1));
+    // Leaked: a library that is destroyed takes its kernels away.
+    static auto* fallback = new torch::Library(torch::Library::IMPL, "_", c10::DispatchKey::CUDA, __FILE__, __LINE__);
+    fallback->fallback(torch::CppFunction::makeFromBoxedFunction<&forward_unlisted>());
+    static auto* library = new torch::Library(torch::Library::IMPL, "aten", c10::DispatchKey::CUDA, __FILE__, __LINE__);
+    register_factories(*library);
+    register_copies(*library);
+    register_forwarded(*library);
+  });
+}
+
+}  // namespace elara::client

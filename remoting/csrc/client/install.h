@@ -1,0 +1,12 @@
+// Making an ordinary PyTorch process one whose "cuda" devices are remote.
+#pragma once
+
+#include <string>
+
+namespace elara::client {
+
+// Once a process, after `import torch`. `runtime_dir` holds the attachment file, `guards` is the constant number of
+// device guards.
+void install(const std::string& runtime_dir, int guards);
+
+}  // namespace elara::client

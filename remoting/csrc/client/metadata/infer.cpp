@@ -1,0 +1,152 @@
+#include "client/metadata/infer.h"
+
+#include <ATen/EmptyTensor.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/core/stack.h>
+#include <c10/util/Exception.h>
+
+#include "client/takeover/storage.h"
+
+namespace elara::client {
+
+namespace {
+
+at::Tensor to_meta(const at::Tensor& tensor) {
+  // A CPU scalar stays what it is: shape functions take it, and its type decides the result's.
+  if (!tensor.defined() || tensor.is_cpu()) return tensor;
+  at::Tensor meta(at::detail::empty_strided_meta(tensor.sizes(), tensor.strides(), tensor.scalar_type()));
+  auto* impl = meta.unsafeGetTensorImpl();
+  if (const int64_t offset = tensor.storage_offset()) {
+    impl->unsafe_storage().set_nbytes(at::detail::computeStorageNbytes(
+        tensor.sizes(), tensor.strides(), tensor.element_size(), static_cast<size_t>(offset)));
+    impl->set_storage_offset(offset);
+  }
+  if (tensor.is_conj()) impl->_set_conj(true);
+  if (tensor.is_neg()) impl->_set_neg(true);
+  if (tensor.unsafeGetTensorImpl()->is_wrapped_number()) impl->set_wrapped_number(true);
+  return meta;
+}
+
+c10::IValue to_meta(const c10::IValue& value) {
+  if (value.isTensor()) return to_meta(value.toTensor());
+  if (value.isTensorList()) {
+    c10::List<at::Tensor> list;
+    for (const auto& item : value.toListRef()) list.push_back(to_meta(item.toTensor()));
+    return list;
+  }
+  if (value.isOptionalTensorList()) {
+    c10::List<std::optional<at::Tensor>> list;
+    for (const std::optional<at::Tensor>& item : value.toOptionalTensorList()) {
+      list.push_back(item ? std::optional<at::Tensor>(to_meta(*item)) : item);
+    }
+    return list;
+  }
+  if (value.isDevice()) return c10::Device(c10::kMeta);
+  // Shape functions draw no numbers, and ours is of a device they do not expect.
+  if (value.isGenerator()) return {};
+  return value;
+}
+
+// What a shape function did to the stand-ins of written arguments is done to the arguments.
+bool resize_written(const Operator& op, at::ArrayRef<c10::IValue> arguments,
+                    const std::vector<c10::IValue>& stand_ins) {
+  bool resized = false;
+  for (size_t i = 0; i < op.arguments; ++i) {
+    if (!op.written_argument[i] || !arguments[i].isTensor()) continue;
+    const at::Tensor& tensor = arguments[i].toTensor();
+    const at::Tensor& stand_in = stand_ins[i].toTensor();
+    if (!tensor.defined() || !tensor.is_cuda() || stand_in.sizes() == tensor.sizes()) continue;
+    tensor.unsafeGetTensorImpl()->set_sizes_and_strides(stand_in.sizes(), stand_in.strides());
+    ensure_capacity(tensor);
+    resized = true;
+  }
+  return resized;
+}
+
+Output output_of(const ReturnFact& fact, const c10::IValue& result) {
+  Output output;
+  if (fact.written >= 0) {
+    output.kind = wire::OutputKind::kAlias;
+    output.argument = static_cast<uint32_t>(fact.written);
+  } else if (fact.kind == ReturnFact::Kind::kTensorList) {
+    output.kind = wire::OutputKind::kList;
+    for (const auto& item : result.toListRef()) output.list.push_back(output_like(item.toTensor()));
+  } else {
+    output = output_like(result.toTensor());
+    if (fact.viewed >= 0 && output.kind == wire::OutputKind::kNew) {
+      output.kind = wire::OutputKind::kView;
+      output.argument = static_cast<uint32_t>(fact.viewed);
+      output.offset = result.toTensor().storage_offset();
+      output.bytes = 0;
+    }
+  }
+  return output;
+}
+
+}  // namespace
+
+Inferred infer_outputs(const Operator& op, at::ArrayRef<c10::IValue> arguments) {
+  Inferred inferred;
+  if (!op.meta) {
+    // Nothing to infer where an operator only returns what it writes; the server checks the rest.
+    inferred.known = op.in_place_only || op.returns.empty();
+    for (const auto& fact : op.returns) {
+      if (inferred.known) inferred.outputs.push_back(output_of(fact, {}));
+    }
+    return inferred;
+  }
+  std::vector<c10::IValue> stand_ins;
+  stand_ins.reserve(arguments.size());
+  for (const auto& argument : arguments) stand_ins.push_back(to_meta(argument));
+  torch::jit::Stack stack(stand_ins.begin(), stand_ins.end());
+  {
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
+    c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+    try {
+      op.meta->callBoxed(op.handle, c10::DispatchKeySet(c10::DispatchKey::Meta), &stack);
+    } catch (const c10::NotImplementedError&) {
+      return inferred;
+    }
+  }
+  if (op.writes && resize_written(op, arguments, stand_ins)) {
+    inferred.resized = true;
+    return inferred;
+  }
+  inferred.known = true;
+  for (size_t i = 0; i < op.returns.size(); ++i) inferred.outputs.push_back(output_of(op.returns[i], stack[i]));
+  return inferred;
+}
+
+Taught take_taught(const Operator& op, std::vector<Output> outputs, at::ArrayRef<c10::IValue> arguments) {
+  Taught taught;
+  for (size_t i = 0; i < outputs.size() && i < op.returns.size(); ++i) {
+    Output& output = outputs[i];
+    const int written = op.returns[i].written;
+    if (written >= 0) {
+      if (output.kind == wire::OutputKind::kView) {
+        const at::Tensor& tensor = arguments[static_cast<size_t>(written)].toTensor();
+        auto* impl = tensor.unsafeGetTensorImpl();
+        impl->set_sizes_and_strides(output.sizes, output.strides, output.offset);
+        const size_t needed = at::detail::computeStorageNbytes(output.sizes, output.strides, tensor.element_size(),
+                                                               static_cast<size_t>(output.offset));
+        auto* storage = impl->unsafe_storage().unsafeGetStorageImpl();
+        if (needed > storage->nbytes()) note_resized(storage, needed);
+        taught.reusable = false;
+      }
+      output = Output();
+      output.kind = wire::OutputKind::kAlias;
+      output.argument = static_cast<uint32_t>(written);
+    } else if (output.kind >= wire::OutputKind::kInt) {
+      taught.reusable = false;
+    }
+  }
+  taught.outputs = std::move(outputs);
+  return taught;
+}
+
+bool is_local(const Operator& op, const std::vector<Output>& outputs) {
+  return !op.writes && !outputs.empty() && count_new(outputs) == 0;
+}
+
+}  // namespace elara::client

@@ -1,0 +1,44 @@
+#include "client/transport/connect.h"
+
+#include <sys/random.h>
+
+#include <fstream>
+#include <iterator>
+#include <stdexcept>
+
+namespace elara::client {
+
+namespace {
+
+constexpr std::chrono::milliseconds kConnectTimeout{20'000};
+
+// One id a process: the node starts one device server for it on each device.
+const std::array<uint8_t, 16>& session_id() {
+  static const std::array<uint8_t, 16> id = [] {
+    std::array<uint8_t, 16> bytes{};
+    if (::getrandom(bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size())) {
+      throw std::runtime_error("this system gives no random numbers");
+    }
+    return bytes;
+  }();
+  return id;
+}
+
+std::string read_file(const std::string& path) {
+  if (path.empty()) return {};
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+}  // namespace
+
+std::shared_ptr<net::Stream> connect_device(const Attachment& attachment, const AttachedDevice& device) {
+  net::Preamble preamble;
+  preamble.kind = net::Preamble::Kind::kCommand;
+  preamble.ordinal = static_cast<uint8_t>(device.ordinal);
+  preamble.lease = attachment.lease;
+  preamble.session = session_id();
+  return net::connect_stream({device.local, device.tcp, read_file(device.ca)}, preamble, kConnectTimeout);
+}
+
+}  // namespace elara::client

@@ -1,0 +1,178 @@
+// One client process on one device of an attachment: the command stream to the session's device server.
+//
+// Operators are appended to a buffer and sent without waiting; only requests wait, each for its own reply, in order.
+// Objects live for ever (a tensor of an ended attachment still points at its session, which then explains itself).
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "client/attach/attachment.h"
+#include "net/stream.h"
+#include "wire/codec.h"
+
+namespace elara::client {
+
+// What the device server said about its device when the session opened.
+struct DeviceFacts {
+  std::string model;
+  std::string torch_version;
+  uint64_t memory_cap = 0;    // bytes this lease may hold
+  uint64_t memory_total = 0;  // bytes of the whole device
+  bool emulated = false;
+};
+
+struct MemoryCounters {
+  std::atomic<int64_t> live{0};
+  std::atomic<int64_t> peak{0};
+  std::atomic<int64_t> storages{0};
+  std::atomic<int64_t> allocations{0};
+  std::atomic<int64_t> allocated_total{0};
+  std::atomic<int64_t> refused{0};
+};
+
+struct TrafficCounters {
+  uint64_t executed = 0;
+  uint64_t requests = 0;
+  uint64_t taught = 0;
+  uint64_t inferred = 0;
+  uint64_t flushes = 0;
+  uint64_t bytes_sent = 0;
+};
+
+class Session {
+ public:
+  Session(std::shared_ptr<const Attachment> attachment, int ordinal);
+
+  int ordinal() const { return ordinal_; }
+  uint64_t epoch() const { return attachment_->epoch; }
+  const AttachedDevice& device() const { return attachment_->devices[static_cast<size_t>(ordinal_)]; }
+  bool is_open() const { return state_.load(std::memory_order_acquire) == State::kOpen; }
+  bool is_dead() const { return state_.load(std::memory_order_acquire) == State::kDead; }
+
+  // Connects on first use. Raises the sentence that tells why the session cannot be used.
+  void require() {
+    if (!is_open()) [[unlikely]] {
+      open_or_raise();
+    }
+  }
+  const DeviceFacts& facts();
+
+  // Appends messages: `encode(Writer&)` runs under the session's lock and must neither touch tensors nor Python.
+  template <class Encode>
+  void send(Encode&& encode) {
+    require();
+    std::lock_guard lock(mutex_);
+    append(encode);
+    after_append();
+  }
+
+  // Sends what `encode` appends, whose last message is one with a reply, and waits for that reply's payload.
+  template <class Encode>
+  std::string request(Encode&& encode) {
+    require();
+    uint64_t ticket = 0;
+    {
+      std::lock_guard lock(mutex_);
+      append(encode);
+      flush_locked();
+      ticket = take_ticket(0);
+    }
+    return await_reply(ticket);
+  }
+
+  void read(uint64_t storage, uint64_t offset, uint64_t bytes, void* destination);
+  void write(uint64_t storage, uint64_t offset, uint64_t bytes, const void* source);
+  // Never raises and never connects: called from destructors.
+  void free_storage(uint64_t storage) noexcept;
+  void synchronize();
+  void flush();
+  // For the idle flusher: sends what has been lying in the buffer since the last call.
+  bool flush_if_idle() noexcept;
+
+  // Ends the session for ever; every later use raises `sentence`.
+  void retire(const std::string& sentence) noexcept;
+  // In a forked child the connection belongs to the parent.
+  void forget_after_fork() noexcept;
+
+  // Ids of `count` storages in a row.
+  uint64_t take_storages(uint64_t count) { return next_storage_.fetch_add(count, std::memory_order_relaxed); }
+  // Raises torch.OutOfMemoryError when `bytes` more would not fit under the lease's cap.
+  void reserve(uint64_t bytes);
+
+  // Whether this number was already sent to the server; call inside `encode` only.
+  bool mark_operator(uint32_t number) { return mark(operators_, number); }
+  bool mark_template(uint32_t number) { return mark(templates_, number); }
+  void drop_templates(const std::vector<uint32_t>& numbers) noexcept;
+
+  MemoryCounters memory;
+  TrafficCounters traffic;
+
+ private:
+  enum class State { kNew, kOpen, kDead };
+
+  template <class Encode>
+  void append(Encode&& encode) {
+    const size_t before = out_.size();
+    try {
+      encode(out_);
+    } catch (...) {
+      out_.truncate(before);
+      throw;
+    }
+  }
+
+  static bool mark(std::vector<bool>& seen, uint32_t number);
+  void open_or_raise();
+  void open();
+  void say_hello();
+  void after_append();
+  void flush_locked();
+  void write_through(const void* data, size_t bytes);
+  uint64_t take_ticket(uint64_t read_bytes);
+  void await_turn(uint64_t ticket, uint64_t read_bytes);
+  void end_turn();
+  std::string await_reply(uint64_t ticket);
+  void wait_readable(uint64_t ticket, uint64_t read_bytes);
+  void consume_abandoned(uint64_t read_bytes);
+  wire::Header read_header();
+  std::string read_payload(const wire::Header& header);
+  [[noreturn]] void raise_remote(const std::string& payload);
+  [[noreturn]] void raise_dead();
+  [[noreturn]] void lose(const std::string& reason);
+  std::string name() const;
+
+  const std::shared_ptr<const Attachment> attachment_;
+  const int ordinal_;
+
+  std::atomic<State> state_{State::kNew};
+  std::mutex open_mutex_;
+  std::mutex sentence_mutex_;
+  std::string sentence_;
+  DeviceFacts facts_;
+  std::shared_ptr<net::Stream> stream_;
+
+  std::mutex mutex_;  // guards what is sent
+  wire::Writer out_;
+  size_t free_run_ = 0;               // place of a kFree at the very end of `out_` that can still grow, plus 1
+  std::atomic<size_t> unflushed_{0};  // size of `out_` as last seen
+  size_t unflushed_before_ = 0;       // the flusher's
+  std::vector<bool> operators_;
+  std::vector<bool> templates_;
+  std::atomic<uint64_t> next_storage_{1};
+
+  std::mutex reply_mutex_;  // guards whose turn it is to read; never held while reading
+  std::condition_variable reply_turn_;
+  uint64_t next_ticket_ = 0;
+  uint64_t served_ = 0;
+  std::map<uint64_t, uint64_t> abandoned_;  // ticket -> bytes of data owed to it
+  bool consuming_ = false;
+};
+
+}  // namespace elara::client

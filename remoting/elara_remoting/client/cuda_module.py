@@ -1,0 +1,72 @@
+"""Fits `torch.cuda` to remote devices: classes, the device count, the runtime module, properties."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.cuda.random
+import torch.cuda.streams
+
+from elara_remoting import _client
+from elara_remoting.client import cuda_names, devices, memory_stats, streams
+
+
+class Runtime:
+    """Stands for `torch.cuda.cudart()`."""
+
+    class cudaError:
+        """Codes as CUDA has them."""
+
+        success = 0
+
+    @staticmethod
+    def cudaMemGetInfo(device: int) -> tuple[int, int]:
+        return memory_stats.free_and_total(device)
+
+    @staticmethod
+    def cudaGetErrorString(code: int) -> str:
+        return "no error" if code == 0 else f"CUDA error {code}"
+
+    @staticmethod
+    def cudaProfilerStart() -> int:
+        return 0
+
+    @staticmethod
+    def cudaProfilerStop() -> int:
+        return 0
+
+    @staticmethod
+    def cudaDeviceSynchronize() -> int:
+        _client.synchronize(-1)
+        return 0
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{name} of the CUDA runtime is not available: the GPU is not in this machine")
+
+
+def _device_count() -> int:
+    """Return the number of GPUs attached at this moment."""
+    return int(_client.device_count())
+
+
+def install() -> None:
+    """Change `torch.cuda` in place. Nothing is connected, and no device needs to be there."""
+    cuda_names.install()
+    cuda: Any = torch.cuda
+    cuda._cudart = Runtime()
+    cuda._is_in_bad_fork = _client.is_forked
+    cuda._exchange_device = cuda_names.exchange_device
+    cuda._maybe_exchange_device = cuda_names.maybe_exchange_device
+    cuda._get_device_properties = devices.properties
+    cuda._CudaDeviceProperties = devices.DeviceProperties
+    # The stock function remembers its first answer, and on a machine with a GPU of its own asks that one.
+    for module in (cuda, torch.cuda.random):
+        module.device_count = _device_count
+    # Checks of the local driver and its compute capability.
+    cuda._queued_calls[:] = []
+    cuda.default_generators = tuple(_client.default_generator(i) for i in range(_client.guard_count()))
+    torch.version.cuda = f"{cuda_names.CUDA_VERSION // 1000}.{cuda_names.CUDA_VERSION // 10 % 100}"
+    for module in (cuda, torch.cuda.streams):
+        module.Stream = streams.Stream
+        module.Event = streams.Event
