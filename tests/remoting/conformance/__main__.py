@@ -53,15 +53,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             raise ValueError(text)
         return int(index), int(count)
 
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.remoting.conformance", description=(__doc__ or "").partition("\n")[0]
-    )
+    purpose = (__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m tests.remoting.conformance", description=purpose)
     parser.add_argument("entries", nargs="*", help="names of entries, as the tables spell them; default all")
     parser.add_argument(
         "--target",
         choices=sorted(target.TARGETS),
         default=next(iter(target.TARGETS)),
-        help="what is compared with native CPU",
+        help="what to compare",
     )
     parser.add_argument("--dtype", default="", help="a dtype's name: taken by the entries that support it")
     parser.add_argument("--samples", type=int, default=4, help="sample inputs an entry; 0 for all")
@@ -110,8 +109,8 @@ def main(arguments: list[str]) -> int:
     print(f"\n{verdict.summary(result, seconds)}. Tables in {options.output}/.")
     if options.target == "native":
         return 0
-    for failure in result.failures:
-        print(f"FAILED {failure}"[:500])
+    for sentence in result.failures:
+        print(f"FAILED {sentence}"[:500])
     return 1 if result.failures else 0
 
 

@@ -14,7 +14,7 @@ from tests.remoting.conformance.compare import Comparison
 from tests.remoting.conformance.entries import SEED, choose_dtype, differentiable, samples
 from tests.remoting.conformance.transfer import copy_to
 
-# These hand out memory whose contents nobody promised: only what is known of the result without reading it is compared.
+# These hand out memory whose contents nobody promised: only what is known without reading it is compared.
 UNINITIALISED = frozenset(
     {
         "empty",
@@ -76,9 +76,7 @@ def check(entry: Any, device: str, count: int, wanted_dtype: str | None = None) 
                 if remote.error is None:
                     comparison.values.append(f"no error on the device; natively: {refused}")
                 elif type(remote.error) is not type(native.error):
-                    comparison.values.append(
-                        f"another error on the device: {describe(remote.error)}; natively: {refused}"
-                    )
+                    comparison.values.append(f"another error: {describe(remote.error)}; natively: {refused}")
                 continue
             if remote.error is not None:
                 comparison.values.append(f"error on the device only: {describe(remote.error)}")
@@ -105,9 +103,8 @@ def run(entry: Any, sample: Any, device: str, gradient: bool) -> Outcome:
     """One call of `entry` on `device`, with the gradient of its result where one is asked for and there is one."""
     outcome = Outcome()
     try:
-        argument, args, kwargs = outcome.arguments = copy_to(
-            (sample.input, list(sample.args), dict(sample.kwargs)), device
-        )
+        call = (sample.input, list(sample.args), dict(sample.kwargs))
+        argument, args, kwargs = outcome.arguments = copy_to(call, device)
         torch.manual_seed(SEED)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

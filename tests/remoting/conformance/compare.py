@@ -1,4 +1,4 @@
-"""How a result of the device is held against the native one: metadata exactly, values within assert_close's tolerance."""
+"""How a device's result is held against the native one: metadata exactly, values within assert_close's tolerance."""
 
 from __future__ import annotations
 
@@ -97,9 +97,12 @@ def metadata_of(tensor: Any) -> list[tuple[str, Any]]:
 def _same_bits(expected: Any, actual: Any) -> bool:
     if expected.layout is not torch.strided or expected.is_nested or expected.is_quantized:
         return False
-    flat = [
-        torch.view_as_real(tensor.resolve_conj().resolve_neg()) if tensor.is_complex() else tensor.resolve_neg()
-        for tensor in (expected, actual)
-    ]
     # A bit comparison, so that NaN equals NaN and 0.0 is not -0.0.
-    return torch.equal(*(tensor.contiguous().flatten().view(torch.uint8) for tensor in flat))
+    return bool(torch.equal(_bits(expected), _bits(actual)))
+
+
+def _bits(tensor: Any) -> Any:
+    tensor = tensor.resolve_conj().resolve_neg()
+    tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    # A clone, because contiguous() leaves odd strides where a dimension has one element.
+    return tensor.clone(memory_format=torch.contiguous_format).flatten().view(torch.uint8)

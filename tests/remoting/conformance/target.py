@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.remoting.conformance.workers import Target
+from tests.remoting.harness import DeviceServers
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,16 @@ class Kind:
 
 
 @contextmanager
+def remote(folder: Path) -> Iterator[dict[str, str]]:
+    """An emulated device of its own, with one thread, so that sums are added in the same order as natively."""
+    with DeviceServers(folder, memory=8 << 30, torch_threads=1) as servers:
+        yield servers.environment
+
+
+@contextmanager
 def native(folder: Path) -> Iterator[dict[str, str]]:
     """Native CPU once more: proves the runner itself, and shows what native CPU cannot run."""
     yield {"ELARA_DISABLE": "1"}
 
 
-TARGETS = {"native": Kind("cpu", native)}
+TARGETS = {"remote": Kind("cuda", remote), "native": Kind("cpu", native)}

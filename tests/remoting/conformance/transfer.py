@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_map
 def copy_to(tree: Any, device: str) -> Any:
     """Every tensor of `tree` copied to `device`; a device named among the arguments becomes `device` too.
 
-    Sizes, strides, offset, the conjugate and the negative bit are those of the original, so that a difference in a result's
-    metadata is the operator's and not the copy's. A tensor that requires a gradient arrives as a leaf that does.
+    Sizes, strides, offset, the conjugate and the negative bit are those of the original, so that a difference in a
+    result's metadata is the operator's and not the copy's. A tensor that requires a gradient arrives as such a leaf.
     """
 
     def one(value: Any) -> Any:
