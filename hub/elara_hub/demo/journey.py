@@ -18,7 +18,6 @@ import httpx
 from elara_hub.demo.kernel import CellFailed, RemoteKernel
 from elara_hub.demo.person import Person, SignInFailed
 
-PROJECT = {"team": "demo", "project": "digits"}
 LEAST_ACCURACY = 0.98
 _FIRST_RESULT = "import torch; print(torch.ones(2, device='cuda').sum().item(), torch.cuda.get_device_name(0))"
 
