@@ -33,6 +33,8 @@ class BuildCore(build_ext):
         base = ROOT if self.inplace or self.editable_mode else Path(self.build_lib).resolve()
         output = base / "elara_remoting" / "_core" / f"torch_{minor}"
         build = ROOT / "build" / f"torch-{torch.__version__.split('+')[0]}"
+        if os.environ.get("ELARA_CORE_BUILT") == "1" and any(output.glob("libelara_core*")):
+            return  # the installer put a core there that it built from these very sources before
         build.mkdir(parents=True, exist_ok=True)
         output.mkdir(parents=True, exist_ok=True)
         subprocess.run(

@@ -1,0 +1,45 @@
+# Elara: `make` lists what there is to make.
+#
+# PYTHON   the Python 3.11 to build with (default: the first python3.11, else python3, on the path)
+# UP       further options of `elara up`, for example: make up UP="--port 8001 --emulate 1"
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+UP ?=
+VENV := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help up build build-test test lint bench demo conformance clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+up: build ## build what is needed, start everything, print the address (Ctrl-C stops it)
+	@exec $(VENV)/elara up $(UP)
+
+build: ## make the environment, the C++ core, the JupyterLab extension and the proxy
+	@"$(PYTHON)" setup/install.py
+
+build-test:
+	@"$(PYTHON)" setup/install.py --test
+
+test: build-test ## check the style and run every test, in a real browser too
+	@$(MAKE) --no-print-directory lint
+	@exec $(VENV)/python -m pytest $(TESTS)
+
+lint: build-test ## ruff, mypy (strict), tsc and eslint, clang-format
+	@$(VENV)/python setup/lint.py
+
+bench: build-test ## measure attach, detach, workspace start and a training step, native and remote in one run
+	@exec $(VENV)/python -m benchmarks
+
+demo: build ## do the whole journey without a browser on a throw-away instance
+	@exec $(VENV)/elara demo
+
+conformance: build-test ## run PyTorch's own operator tests on a remote device
+	@exec $(VENV)/python -m tests.remoting.conformance
+
+clean: ## remove what was built (not elara-data, not the cache in ~/.cache/elara)
+	rm -rf .venv build remoting/build remoting/elara_remoting/_core deploy/proxy/node_modules
+	rm -rf extensions/jupyterlab-elara/node_modules extensions/jupyterlab-elara/lib
+	rm -rf extensions/jupyterlab-elara/jupyterlab_elara/labextension extensions/jupyterlab-elara/tsconfig.tsbuildinfo
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
