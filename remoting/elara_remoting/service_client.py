@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -128,6 +130,7 @@ class WorkspaceClient:
             headers={"Authorization": f"token {token}"},
             timeout=httpx.Timeout(timeout, connect=min(timeout, 5.0)),
             transport=transport,
+            trust_env=not is_this_machine(self.api_url),
         )
 
     def __repr__(self) -> str:
@@ -212,6 +215,15 @@ class WorkspaceClient:
         if response.is_success and isinstance(body, dict):
             return body
         raise _error_from(response.status_code, body)
+
+
+def is_this_machine(url: str) -> bool:
+    """Whether a URL leads to this very machine: then no proxy of the environment may come between."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _error_from(status: int, body: Any) -> ServiceError:

@@ -1,6 +1,7 @@
-"""A zygote with the real life cycle and a `serve` that speaks a line protocol instead of tensors, for tests of the node alone.
+"""A zygote with the real life cycle and a `serve` that speaks a line protocol instead of tensors.
 
-Lines: `pid`, `options`, `reserve N` (counts in the ledger as the core does), `stubborn` (ignores SIGTERM), `fds`, `env`, `quit`.
+Lines: `pid`, `options`, `reserve N` (counts in the ledger as the core does), `stubborn` (ignores SIGTERM), `fds`,
+`env`, `status`, `quit`.
 """
 
 import json
@@ -42,7 +43,7 @@ def serve(fd, *, ledger_fd, slot, **options):
             answer = json.dumps(dict(os.environ))
         elif command == "status":
             with open("/proc/self/status") as status:
-                answer = json.dumps(dict(row.strip().split(":\t", 1) for row in status))
+                answer = json.dumps({row.partition(":")[0]: row.partition(":")[2].strip() for row in status})
         elif command == "quit":
             return "said goodbye"
         stream.write(answer + "\n")

@@ -14,11 +14,11 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
+from websockets.exceptions import WebSocketException
 
 from elara_remoting import __version__
 from elara_remoting.node.certificates import sign_challenge
@@ -26,6 +26,7 @@ from elara_remoting.node.identity import Identity
 from elara_remoting.node.lease_table import StartRequest, canonical_id
 from elara_remoting.node.leases import Message
 from elara_remoting.node.node import Node
+from elara_remoting.service_client import is_this_machine
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +81,8 @@ class Channel:
             except Turned as refusal:
                 log.error("the service refused this node: %s", refusal)
                 back_off = _LONGEST_BACK_OFF
-            except (OSError, WebSocketException, InvalidHandshake, TimeoutError, ValueError, KeyError) as error:
+            except (OSError, WebSocketException, TimeoutError, ValueError, KeyError, TypeError) as error:
                 log.warning("no channel to the service: %s: %s", type(error).__name__, error)
-            except InvalidURI as error:
-                raise ValueError(f"{self._url} is not an address that can be dialled") from error
             if self.welcomed.is_set():
                 self.welcomed.clear()
                 back_off = _FIRST_BACK_OFF
@@ -93,14 +92,16 @@ class Channel:
 
     async def _one_connection(self) -> None:
         """From dialling to the loss of the connection."""
-        async with connect(self._url, open_timeout=_HANDSHAKE_SECONDS, max_size=2**20) as socket:
-            async with asyncio.timeout(_HANDSHAKE_SECONDS):
-                challenge = _expect(await _receive(socket), "challenge")
-                await socket.send(json.dumps(await self._hello(str(challenge["nonce"]))))
-                # From here on the outbox is sent in order: nothing may overtake what `hello` has told.
-                self._connected = True
-                welcome = _expect(await _receive(socket), "welcome")
+        proxy: Literal[True] | None = None if is_this_machine(self._url) else True
+        async with connect(self._url, open_timeout=_HANDSHAKE_SECONDS, max_size=2**20, proxy=proxy) as socket:
             try:
+                async with asyncio.timeout(_HANDSHAKE_SECONDS):
+                    challenge = _expect(await _receive(socket), "challenge")
+                    hello = await self._hello(str(challenge["nonce"]))
+                    # From here on the outbox fills: what happens now is not in `hello` any more.
+                    self._connected = True
+                    await socket.send(json.dumps(hello))
+                    welcome = _expect(await _receive(socket), "welcome")
                 every = _positive(welcome.get("heartbeat_seconds", 10.0), 3600.0)
                 self.welcomed.set()
                 log.info("connected to %s", self._url)
@@ -113,6 +114,7 @@ class Channel:
     async def _hello(self, nonce: str) -> Message:
         node = self._node()
         devices = await asyncio.to_thread(node.devices)
+        # No await below: the leases are reported as they are at the moment from which on the outbox fills.
         return {
             "type": "hello",
             "node_id": self._identity.node_id,

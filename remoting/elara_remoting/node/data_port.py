@@ -166,16 +166,20 @@ class DataPort:
                         data = await _read_exactly(connection, first_bytes.SIZE)
                 except TimeoutError:
                     raise Refused("The connection sent nothing that tells what it is for, and was closed.") from None
-                task = asyncio.current_task()
-                if task is not None:
-                    self._waiting.pop(task, None)
-                    self._connections.add(task)
+                finally:
+                    self._not_waiting()
                 if data is not None:
                     await self._hand_over(first_bytes.parse(data), connection, over_tcp)
             except (Refused, BadPreamble) as error:
                 await _answer(connection, first_bytes.refusal(str(error)))
             except OSError as error:
                 log.debug("a connection broke: %s", error)
+
+    def _not_waiting(self) -> None:
+        task = asyncio.current_task()
+        if task is not None and task in self._waiting:
+            del self._waiting[task]
+            self._connections.add(task)
 
     async def _hand_over(self, preamble: Preamble, connection: socket.socket, over_tcp: bool) -> None:
         assert self._leases is not None

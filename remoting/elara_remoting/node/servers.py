@@ -201,8 +201,8 @@ class DeviceServers:
             started = time.monotonic()
             try:
                 await self._run_zygote()
-            except OSError as error:
-                log.error("the zygote could not be started: %s", error)
+            except (OSError, ValueError, KeyError) as error:
+                log.error("the zygote failed: %s", error)
             lived = time.monotonic() - started
             # One that lived well and was killed is replaced at once; one that cannot start must not burn the CPU.
             back_off = 0.1 if lived > 30 and self._broken is None else min(back_off * 3, _MAX_BACK_OFF)
