@@ -52,22 +52,18 @@ class Agent:
         Raises:
             IdentityError: it cannot; the text says what to do.
         """
-        self._options = options
         self._lock = identities.lock(options.state)
+        try:
+            identity = _identity(options)
+            socket_path = _socket_path(options.state)
+        except BaseException:
+            os.close(self._lock)
+            raise
         self._ready_file = options.state / "ready"
         self._ready_file.unlink(missing_ok=True)
-        identity = identities.load(options.state)
-        if identity is None:
-            if not options.join_token:
-                raise identities.IdentityError(
-                    "This node has not joined a service yet. Get a join token from an administrator and start again "
-                    "with --join-token-file FILE."
-                )
-            identity = identities.join(options.state, options.api_url, options.join_token, options.name)
-            log.info("joined as node %s", identity.node_id)
         self._journal = Journal(options.state / "leases.json")
         self.channel = Channel(options.api_url, identity, lambda: self.node)
-        local = LocalSocket(_socket_path(options.state), options.socket_group)
+        local = LocalSocket(socket_path, options.socket_group)
         node_options = NodeOptions(
             local, options.listen, options.advertise, options.threads, None, zygote=options.zygote
         )
@@ -87,7 +83,10 @@ class Agent:
             self.node.leases.table.remember(confirmation)
         work = [asyncio.create_task(part) for part in (self.channel.run(), self._keep_journal(), self._tell_ready())]
         try:
-            await asyncio.gather(*work)
+            # Not gather: it would pass a cancellation on to the channel, which is still needed for the farewell.
+            done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
         finally:
             self._ready_file.unlink(missing_ok=True)
             await self._end(work)
@@ -123,6 +122,20 @@ class Agent:
             await asyncio.sleep(1.0)
         write_private(self._ready_file, f"{os.getpid()}\n")
         log.info("ready: %d device(s)", len(self.node.devices()))
+
+
+def _identity(options: AgentOptions) -> identities.Identity:
+    identity = identities.load(options.state)
+    if identity is not None:
+        return identity
+    if not options.join_token:
+        raise identities.IdentityError(
+            "This node has not joined a service yet. Get a join token from an administrator and start again "
+            "with --join-token-file FILE."
+        )
+    identity = identities.join(options.state, options.api_url, options.join_token, options.name)
+    log.info("joined as node %s", identity.node_id)
+    return identity
 
 
 def _socket_path(state: Path) -> Path:
