@@ -1,0 +1,1 @@
+"""Workspaces: what one is, and the backends that start one."""

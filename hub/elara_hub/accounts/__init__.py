@@ -1,0 +1,1 @@
+"""Accounts for small installations: names and passwords of our own, on the hub's login form."""

@@ -1,0 +1,93 @@
+"""What the reference configuration reads: the environment that `elara up` sets, files of the data folder otherwise."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, repr=False)
+class HubSettings:
+    """Addresses are like ``http://127.0.0.1:8000``, without a path. Tokens are 64 hexadecimal characters."""
+
+    data: Path
+    public_url: str
+    hub_url: str
+    service_url: str
+    mlflow_url: str
+    proxy_api_url: str
+    own_proxy: bool
+    proxy_token: str
+    internal_token: str
+    service_token: str
+    mlflow_token: str
+    supervisor_token: str
+    admin_name: str
+    admin_password_file: Path
+    auth: str
+    sign_up: bool
+
+    def __repr__(self) -> str:
+        return f"HubSettings(data={str(self.data)!r}, public_url={self.public_url!r})"
+
+
+def hub_settings(environment: Mapping[str, str] = os.environ) -> HubSettings:
+    """Read the settings; makes the data folder's private folders, and the secrets that nobody gave.
+
+    A service that is started by hand finds the same secrets in ``<data>/secrets/``: `internal-token` for
+    ``ELARA_INTERNAL_TOKEN``, `service-token` and `mlflow-token` for the ``JUPYTERHUB_API_TOKEN`` of each.
+    """
+    data = Path(environment.get("ELARA_DATA") or "elara-data").absolute()
+    private = data / "secrets"
+    for folder in (private, data / "hub"):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def url(name: str, otherwise: str) -> str:
+        return (environment.get(name) or otherwise).rstrip("/")
+
+    def secret(name: str, file: str) -> str:
+        return environment.get(name) or _kept_secret(private / file)
+
+    return HubSettings(
+        data=data,
+        public_url=url("ELARA_PUBLIC_URL", "http://127.0.0.1:8000"),
+        hub_url=url("ELARA_HUB_URL", "http://127.0.0.1:8081"),
+        service_url=url("ELARA_SERVICE_URL", "http://127.0.0.1:10101"),
+        mlflow_url=url("ELARA_MLFLOW_URL", "http://127.0.0.1:10102"),
+        proxy_api_url=url("ELARA_PROXY_API_URL", "http://127.0.0.1:8001"),
+        own_proxy="ELARA_PROXY_API_URL" not in environment,
+        proxy_token=secret("CONFIGPROXY_AUTH_TOKEN", "proxy-token"),
+        internal_token=secret("ELARA_INTERNAL_TOKEN", "internal-token"),
+        service_token=secret("ELARA_SERVICE_TOKEN", "service-token"),
+        mlflow_token=secret("ELARA_MLFLOW_TOKEN", "mlflow-token"),
+        supervisor_token=secret("ELARA_SUPERVISOR_TOKEN", "supervisor-token"),
+        admin_name=environment.get("ELARA_ADMIN_NAME") or "admin",
+        admin_password_file=Path(environment.get("ELARA_ADMIN_PASSWORD_FILE") or private / "first-admin-password"),
+        auth=_one_of(environment, "ELARA_AUTH", ("accounts", "oidc")),
+        sign_up=_one_of(environment, "ELARA_SIGN_UP", ("invited", "approval")) == "approval",
+    )
+
+
+def _one_of(environment: Mapping[str, str], name: str, values: tuple[str, ...]) -> str:
+    value = environment.get(name) or values[0]
+    if value not in values:
+        raise ValueError(f"{name} is {value!r}: give one of {', '.join(values)}")
+    return value
+
+
+def _kept_secret(file: Path) -> str:
+    """The secret in `file`, which is made at the first asking (mode 0600)."""
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        text = file.read_text().strip()
+        if not text:
+            raise ValueError(f"{file} is empty. Remove it, and a new secret is made at the next start.") from None
+        return text
+    made = secrets.token_hex(32)
+    with os.fdopen(descriptor, "w") as opened:
+        opened.write(made + "\n")
+    return made
