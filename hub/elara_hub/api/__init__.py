@@ -1,0 +1,1 @@
+"""REST under /services/elara/api/v1, a module a resource. A route parses, authorises, calls, serialises."""

@@ -1,0 +1,77 @@
+"""`/internal`: what the hub and MLflow tell and ask. They show the internal token, and come past the proxy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Depends
+
+from elara_hub.api.bodies import NameBody, TokenBody, UserBody, WorkspaceBody
+from elara_hub.auth.guards import Core, internal
+from elara_hub.contract import server_from_path
+from elara_hub.pool import nodes
+from elara_hub.pool.views import pool_json
+from elara_hub.refusal import Refusal
+from elara_hub.tenancy import workspaces
+from elara_hub.tenancy.names import check_user
+
+router = APIRouter(prefix="/internal", tags=["internal"], dependencies=[Depends(internal)])
+
+
+@router.get("/spawn-options/{user}", summary="What the spawn page offers the user")
+def spawn_options(found: Core, user: str) -> dict[str, Any]:
+    with found.core.read() as session:
+        return {
+            "projects": workspaces.memberships(session, user),
+            "pool": pool_json(session),
+            "last_choice": workspaces.last_choice(session, user),
+        }
+
+
+@router.put("/workspaces/{user}/{server}", summary="A server starts in a project")
+def start(found: Core, user: str, server: str, body: WorkspaceBody) -> dict[str, Any]:
+    check_user(user)
+    with found.core.change() as unit:
+        if found.people.is_disabled(user):
+            raise Refusal("account_disabled", "This account is disabled.", "Ask your administrator.", status=403)
+        project, role = workspaces.record_start(
+            found.core, unit, user, server_from_path(server), body.team, body.project, body.image, body.size
+        )
+        return {"mlflow_workspace": project.handle, "role": role, "handle": project.handle}
+
+
+@router.delete("/workspaces/{user}/{server}", summary="A server stopped; its leases end")
+def stop(found: Core, user: str, server: str) -> dict[str, Any]:
+    with found.core.change() as unit:
+        workspaces.record_stop(found.core, unit, user, server_from_path(server))
+    return {"user": user, "server": server}
+
+
+@router.put("/users/{user}", summary="A user signed in for the first time, or was disabled or enabled")
+def put_user(found: Core, user: str, body: UserBody) -> dict[str, Any]:
+    check_user(user)
+    found.people.note(user, body.disabled)
+    return {"user": user, "disabled": found.people.is_disabled(user)}
+
+
+@router.post("/mlflow/access", summary="Whose token it is, and which MLflow workspaces it opens")
+async def mlflow_access(found: Core, body: TokenBody) -> dict[str, Any]:
+    identity = await found.hub.identify(body.token, fresh=False)
+    if identity is None or found.people.is_disabled(identity.name):
+        raise Refusal("not_signed_in", "This token opens nothing here.", "Sign in through the hub again.", status=401)
+    await found.people.seen(identity.name)
+    with found.core.read() as session:
+        access = workspaces.mlflow_access(session, identity.name, identity.server)
+    return {"user": identity.name, "admin": identity.admin, "workspaces": access}
+
+
+@router.get("/mlflow/members", summary="Every project's MLflow workspace with its members' roles")
+def mlflow_members(found: Core) -> dict[str, Any]:
+    with found.core.read() as session:
+        return {"workspaces": workspaces.mlflow_members(session)}
+
+
+@router.post("/join-tokens", status_code=201, summary="A join token for a node of this installation")
+def join_token(found: Core, body: NameBody) -> dict[str, Any]:
+    with found.core.change() as unit:
+        return {"token": nodes.make_join_token(found.core, unit, body.name, "operator")}

@@ -1,0 +1,1 @@
+"""Sub-commands of `elara` for administrators: teams, projects, members, quotas, leases, nodes."""

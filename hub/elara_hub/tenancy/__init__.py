@@ -1,0 +1,1 @@
+"""Teams, projects, members, quotas, workspaces: who belongs where and may do what."""
