@@ -55,6 +55,8 @@ class DataFolder:
         except UpProblem:
             self.close()
             raise
+        # What a killed supervisor told of itself is true no more.
+        self.status_file.unlink(missing_ok=True)
         for name in _FOLDERS:
             folder = self.root / name
             folder.mkdir(mode=0o700, exist_ok=True)

@@ -45,7 +45,7 @@ async def run(wanted: Wanted, say: Callable[[str], None]) -> None:
     # The lock before the port: a second instance on the same data is told so, and not that its port is taken.
     folder.open()
     try:
-        await _stop_leftovers(folder, say)
+        await stop_leftovers(folder, say)
         check_public(wanted.host, wanted.port)
         await _run(wanted, folder, config, proxy, say)
     finally:
@@ -62,7 +62,7 @@ async def _run(
         emulate = 0 if found.has_nvidia_devices() else DEFAULT_DEVICES
     names = ("proxy-api", "hub", "service", "mlflow")
     token_file = folder.secrets / "join-token"
-    joined = any((folder.root / "node").glob("*.pem"))
+    joined = (folder.root / "node" / "identity.json").exists()
     choices = Choices(
         data=folder.root,
         host=wanted.host,
@@ -116,7 +116,8 @@ async def _run(
         token_file.unlink(missing_ok=True)
 
 
-async def _stop_leftovers(folder: DataFolder, say: Callable[[str], None]) -> None:
+async def stop_leftovers(folder: DataFolder, say: Callable[[str], None]) -> None:
+    """End processes of a supervisor that was killed. Raises UpProblem when they do not go."""
     left = processes.left_behind(folder.root)
     if not left:
         return
