@@ -35,19 +35,28 @@ class ForwardingKernel final : public c10::OperatorKernel {
   std::atomic<Operator*> operator_{nullptr};
 };
 
+struct Quiet final : c10::WarningHandler {
+  void process(const c10::Warning&) override {}
+};
+
 // For operators that nobody listed: those of other libraries, whose device server has them too or says that it has not.
 void forward_unlisted(const c10::OperatorHandle& op, torch::jit::Stack* stack) { execute(operator_for(op), *stack); }
 
 // A backend fallback alone would not do: composite registrations outrank it, and `add` would become an allocation and
 // an `add.out`, a convolution a dozen calls.
-void register_forwarded(torch::Library& library) {
+void register_forwarded() {
+  static auto* library = new torch::Library(torch::Library::IMPL, "aten", c10::DispatchKey::CUDA, __FILE__, __LINE__);
+  // Where a kernel stands at this key already (a Python one in a CPU build, all of them in a CUDA build), ours takes its
+  // place, which is worth no warning.
+  Quiet quiet;
+  c10::WarningUtils::WarningHandlerGuard silence(&quiet);
   auto& dispatcher = c10::Dispatcher::singleton();
   for (const auto& listed : ops::forwarded()) {
     const auto op = dispatcher.findSchema({listed.name, listed.overload});
     if (!op) continue;
     std::string name(listed.name + sizeof("aten::") - 1);
     if (*listed.overload != '\0') name += std::string(".") + listed.overload;
-    library.impl(name.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::make_unique<ForwardingKernel>(*op)));
+    library->impl(name.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::make_unique<ForwardingKernel>(*op)));
   }
 }
 
@@ -67,8 +76,12 @@ void install(const std::string& runtime_dir, int guards) {
     static auto* library = new torch::Library(torch::Library::IMPL, "aten", c10::DispatchKey::CUDA, __FILE__, __LINE__);
     register_factories(*library);
     register_copies(*library);
-    register_forwarded(*library);
   });
+}
+
+void activate() {
+  static std::once_flag once;
+  std::call_once(once, register_forwarded);
 }
 
 }  // namespace elara::client

@@ -9,4 +9,8 @@ namespace elara::client {
 // device guards.
 void install(const std::string& runtime_dir, int guards);
 
+// Registers the forwarded operators, before the first session opens. Apart from install() because it takes 25 ms, which
+// a process that never sees a device should not pay.
+void activate();
+
 }  // namespace elara::client

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "client/attach/devices.h"
+#include "client/install.h"
 #include "client/transport/connect.h"
 #include "client/transport/flusher.h"
 #include "client/transport/interrupt.h"
@@ -55,6 +56,7 @@ void Session::open_or_raise() {
 }
 
 void Session::open() {
+  activate();
   try {
     stream_ = connect_device(*attachment_, device());
     say_hello();
