@@ -14,6 +14,7 @@
 #include "net/stream.h"
 #include "ops/op_lists.h"
 #include "server/accounting_allocator.h"
+#include "server/emulated/kernels.h"
 #include "server/session.h"
 
 namespace elara::server {
@@ -148,7 +149,10 @@ std::string serve(const ServeOptions& options) {
   // Never destroyed: blocks may be freed, and so accounted for, until the process ends.
   auto* ledger = new Ledger(options.ledger_fd, options.slot, options.memory_bytes);
   const std::unique_ptr<Device> device = open_device(options.device);
-  if (device->device().is_cpu()) charge_cpu_memory_to(*ledger, options.model);
+  if (device->device().is_cpu()) {
+    charge_cpu_memory_to(*ledger, options.model);
+    emulated::register_kernels();
+  }
 
   const auto deadline = net::Clock::now() + kHandshakeTime;
   try {

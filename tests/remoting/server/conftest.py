@@ -1,0 +1,71 @@
+"""Raw-protocol sessions with a device server of their own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.remoting.harness import LEASE, SECRET, DeviceServers, load_server_module
+from tests.remoting.server.protocol import Connection
+
+MEMORY = 256 << 20
+
+
+def preamble(lease: str = LEASE) -> bytes:
+    """The 64 bytes that open a connection."""
+    return b"ELARA\0" + struct.pack("<HBB6x", 1, 0, 0) + bytes.fromhex(lease) + os.urandom(16) + bytes(16)
+
+
+@pytest.fixture(scope="session")
+def digest() -> bytes:
+    """The operators' digest of the core under test."""
+    value: bytes = load_server_module().operator_digest()
+    return value
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeviceServers]:
+    """One emulated device of 256 MiB, over a Unix socket and TLS."""
+    folder: Path = tmp_path_factory.mktemp("servers")
+    with DeviceServers(folder, memory=MEMORY, tls=True) as running:
+        yield running
+
+
+@pytest.fixture
+def dial(servers: DeviceServers) -> Iterator[Callable[[], Connection]]:
+    """Opens connections that have sent their preamble and nothing else."""
+    opened = []
+
+    def connect() -> Connection:
+        stream = socket.socket(socket.AF_UNIX)
+        stream.connect(str(servers.sockets[0]))
+        stream.sendall(preamble())
+        opened.append(Connection(stream))
+        return opened[-1]
+
+    yield connect
+    for connection in opened:
+        connection.close()
+
+
+@pytest.fixture
+def connect(dial: Callable[[], Connection], digest: bytes) -> Callable[[], Connection]:
+    """Opens sessions that were accepted."""
+
+    def opened() -> Connection:
+        connection = dial()
+        connection.hello(SECRET, digest)
+        return connection
+
+    return opened
+
+
+@pytest.fixture
+def session(connect: Callable[[], Connection]) -> Connection:
+    """An accepted session."""
+    return connect()
