@@ -9,13 +9,13 @@ It then starts a proxy of its own, keeps its state in `elara-data/` (or $ELARA_D
 that it shares with the service in `elara-data/secrets/`.
 """
 
-import shutil
 from pathlib import Path
 
 import elara_hub.accounts
 import elara_spawner
 from elara_hub.accounts.oidc import use_oidc
 from elara_hub.contract import CUSTOM_SCOPES, SCOPE_ADMIN, SCOPE_ATTACH
+from elara_hub.supervisor.found import proxy_command
 from elara_spawner.settings import hub_settings
 
 c = get_config()  # noqa: F821 - given by JupyterHub
@@ -32,10 +32,8 @@ c.JupyterHub.hub_bind_url = settings.hub_url
 c.ConfigurableHTTPProxy.should_start = settings.own_proxy
 c.ConfigurableHTTPProxy.api_url = settings.proxy_api_url
 c.ConfigurableHTTPProxy.auth_token = settings.proxy_token
-own_copy = here / "deploy/proxy/node_modules/.bin/configurable-http-proxy"
-c.ConfigurableHTTPProxy.command = [
-    str(own_copy) if own_copy.exists() else shutil.which("configurable-http-proxy") or "configurable-http-proxy"
-]
+if settings.own_proxy:
+    c.ConfigurableHTTPProxy.command = list(proxy_command())
 # Workspaces go on when the hub stops, and are found again when it starts. With a proxy of its own the hub must stop it.
 c.JupyterHub.cleanup_servers = False
 c.JupyterHub.cleanup_proxy = settings.own_proxy
@@ -115,7 +113,7 @@ c.Spawner.http_timeout = 120
 # A workspace that died is noticed after this many seconds, and its devices go back to the pool.
 c.Spawner.poll_interval = 10
 c.LocalSpawner.data_folder = str(settings.data)
-c.LocalSpawner.public_url = settings.public_url
+c.LocalSpawner.site_url = settings.public_url
 c.LocalSpawner.service_url = settings.service_url
 c.LocalSpawner.internal_token = settings.internal_token
 c.LocalSpawner.catalogue_file = str(here / "images/catalogue.yaml")

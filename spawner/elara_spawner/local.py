@@ -130,7 +130,7 @@ class LocalSpawner(WorkspaceMixin, LocalProcessSpawner):  # type: ignore[misc]
             environment(
                 places=self.place,
                 choice=self.choice,
-                public_url=self.public_url.rstrip("/"),
+                site_url=self.site_url.rstrip("/"),
                 api_token=self.api_token,
                 mlflow_workspace=self.started.mlflow_workspace,
                 cpus=min(self.catalogue.sizes[self.choice.size].cpus, os.cpu_count() or 1),

@@ -31,7 +31,7 @@ class WorkspaceMixin(LoggingConfigurable):
         help="Folder of all state: homes, shared project folders, runtime folders and logs are below it. Default "
         "`elara-data` below the working directory; example `/srv/elara`. It is not made read-only for anybody.",
     ).tag(config=True)
-    public_url = Unicode(
+    site_url = Unicode(
         "http://127.0.0.1:8000",
         help="The proxy's address as reached from a workspace: the service and MLflow are called there. Example "
         "`https://elara.example.org`. It does not change where anything listens.",

@@ -72,7 +72,7 @@ def environment(
     *,
     places: Places,
     choice: Choice,
-    public_url: str,
+    site_url: str,
     api_token: str,
     mlflow_workspace: str,
     cpus: int,
@@ -82,7 +82,7 @@ def environment(
     """The variables that make a process a workspace of its project. They hold one secret: the workspace's own token.
 
     Args:
-        public_url: the proxy's address as reached from the workspace, without a slash at its end.
+        site_url: the proxy's address as reached from the workspace, without a slash at its end.
         api_token: the workspace's own hub token.
         cpus: how many compute threads libraries start at once.
         constraints: pip's constraints file, which pins torch.
@@ -93,9 +93,9 @@ def environment(
         "PATH": f"{places.environment / 'bin'}:{path}",
         "JUPYTER_PATH": str(places.jupyter),
         "ELARA_RUNTIME_DIR": str(places.runtime),
-        "ELARA_API_URL": public_url + API_PREFIX,
+        "ELARA_API_URL": site_url + API_PREFIX,
         "ELARA_PROJECT": choice.project_path,
-        "MLFLOW_TRACKING_URI": public_url + "/services/mlflow",
+        "MLFLOW_TRACKING_URI": site_url + "/services/mlflow",
         "MLFLOW_TRACKING_TOKEN": api_token,
         "MLFLOW_WORKSPACE": mlflow_workspace,
         "PIP_CONSTRAINT": str(constraints),

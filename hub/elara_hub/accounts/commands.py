@@ -11,8 +11,7 @@ from typing import Any
 
 import click
 
-from elara_hub.accounts.first import made_password
-from elara_hub.accounts.pages import invitation_link
+from elara_hub.accounts.first import invitation_link, made_password
 from elara_hub.accounts.passwords import Passwords
 from elara_hub.accounts.rules import BadInput
 from elara_hub.accounts.store import INVITATION_HOURS, Accounts

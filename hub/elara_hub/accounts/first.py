@@ -1,4 +1,4 @@
-"""The first administrator, and passwords that we make up."""
+"""How people get in at first: the first administrator, invitation links, passwords that we make up."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ _LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 def made_password() -> str:
     """Four groups of five easy letters: 99 bits."""
     return "-".join("".join(secrets.choice(_LETTERS) for _ in range(5)) for _ in range(4))
+
+
+def invitation_link(public_url: str, hub_base: str, token: str) -> str:
+    """The address that an invited person opens."""
+    return f"{public_url.rstrip('/')}{hub_base}signup?invitation={token}"
 
 
 def ensure_admin(accounts: Accounts, passwords: Passwords, name: str, password_file: Path) -> bool:

@@ -10,7 +10,7 @@ from jupyterhub.handlers.base import BaseHandler
 from jupyterhub.scopes import needs_scope
 from tornado import web
 
-from elara_hub.accounts.first import made_password
+from elara_hub.accounts.first import invitation_link, made_password
 from elara_hub.accounts.passwords import TooBusy
 from elara_hub.accounts.rules import BadInput, check_open_name, check_password, in_words
 from elara_hub.accounts.store import INVITATION_HOURS, Accounts
@@ -186,11 +186,6 @@ class ListHandler(AccountsHandler):
             values.setdefault(key, "")
         self.set_header("Cache-Control", "no-store")
         await self.show("accounts.html", status, people=people, hours=INVITATION_HOURS, **values)
-
-
-def invitation_link(public_url: str, hub_base: str, token: str) -> str:
-    """The address that an invited person opens."""
-    return f"{public_url.rstrip('/')}{hub_base}signup?invitation={token}"
 
 
 def page_handlers(authenticator: AccountsAuthenticator) -> list[tuple[str, type[AccountsHandler], dict[str, Any]]]:
