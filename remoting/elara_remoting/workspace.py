@@ -165,7 +165,11 @@ def store_attachment(folder: Path, attachment_json: Mapping[str, Any], expires: 
                 for entry, grant in entries
             )
             current = attachments.read(folder)
-            same = current is not None and current.state == ATTACHED and current.devices == devices
+            same = current is not None and (current.state, current.lease, current.devices) == (
+                ATTACHED,
+                lease_id,
+                devices,
+            )
             epoch = current.epoch if current is not None and same else attachments.next_epoch(folder)
             written = Attachment(epoch, ATTACHED, lease=lease_id, expires=expires, devices=devices)
             attachments.write(folder, written)

@@ -52,6 +52,7 @@ class Agent:
         Raises:
             IdentityError: it cannot; the text says what to do.
         """
+        self._state = options.state
         self._lock = identities.lock(options.state)
         try:
             identity = _identity(options)
@@ -59,6 +60,7 @@ class Agent:
         except BaseException:
             os.close(self._lock)
             raise
+        self._socket_folder = socket_path.parent
         self._ready_file = options.state / "ready"
         self._ready_file.unlink(missing_ok=True)
         self._journal = Journal(options.state / "leases.json")
@@ -102,6 +104,9 @@ class Agent:
         await asyncio.gather(*work, return_exceptions=True)
         self._journal.write({})
         await self.node.close()
+        if self._socket_folder != self._state.absolute() / "data":
+            with suppress(OSError):
+                self._socket_folder.rmdir()
         os.close(self._lock)
 
     def _emit(self, message: Message) -> None:
