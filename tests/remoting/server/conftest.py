@@ -39,7 +39,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeviceServers]
 @pytest.fixture
 def dial(servers: DeviceServers) -> Iterator[Callable[[], Connection]]:
     """Opens connections that have sent their preamble and nothing else."""
-    opened = []
+    opened: list[Connection] = []
+    before = len(servers.ended())
 
     def connect() -> Connection:
         stream = socket.socket(socket.AF_UNIX)
@@ -51,6 +52,8 @@ def dial(servers: DeviceServers) -> Iterator[Callable[[], Connection]]:
     yield connect
     for connection in opened:
         connection.close()
+    # The next test counts the sessions that end during it.
+    servers.wait_ended(before + len(opened), seconds=20)
 
 
 @pytest.fixture

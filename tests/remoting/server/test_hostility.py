@@ -308,12 +308,15 @@ def dial_tcp(servers: DeviceServers) -> socket.socket:
 
 
 def test_tls_carries_a_session(servers: DeviceServers, digest: bytes) -> None:
+    before = len(servers.ended())
     stream = tls_context(servers).wrap_socket(dial_tcp(servers))
     assert stream.version() == "TLSv1.3"
     with Connection(stream) as session:
         session.hello(SECRET, digest)
         x = torch.randint(0, 255, (5_000_000,), dtype=torch.uint8)
         assert torch.equal(session.download(session.upload(x), torch.uint8, [5_000_000]), x)
+        session.send(protocol.GOODBYE)
+        assert servers.wait_ended(before + 1)[before].reason == "goodbye"
 
 
 def test_older_tls_is_refused(servers: DeviceServers) -> None:
