@@ -1,7 +1,7 @@
 """The training programs whose losses are compared: ordinary PyTorch, the same code for every device.
 
-What is random is made on the CPU with a fixed seed, before the model goes to the device. Dropout draws on the device: an
-emulated one has the CPU's generator, so the same seed gives the same mask.
+What is random is made on the CPU with a fixed seed, before the model goes to the device. Dropout draws on the device:
+an emulated one has the CPU's generator, so the same seed gives the same mask.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def resnet(device: str, memory_format: Any = None) -> list[float]:
 
 
 class Attention(nn.Module):  # type: ignore[misc]
-    """Causal self-attention by `scaled_dot_product_attention` over a table of tokens, and a head that predicts the next."""
+    """Causal self-attention by `scaled_dot_product_attention`, and a head that predicts the next token."""
 
     def __init__(self, vocabulary: int, width: int, heads: int) -> None:
         super().__init__()

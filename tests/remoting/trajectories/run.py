@@ -1,6 +1,6 @@
 """Runs every program on a device: one JSON line each, the losses as they are, to the last bit.
 
-    python -m tests.remoting.trajectories.run cpu|cuda [PROGRAM ...]
+python -m tests.remoting.trajectories.run cpu|cuda [PROGRAM ...]
 """
 
 from __future__ import annotations

@@ -6,14 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.remoting.harness import ROOT, DeviceServers
 
-# Programs whose losses need not be equal to the last bit: the largest relative difference of a loss, and why there is one.
+# Programs whose losses need not be equal to the last bit: the largest relative difference, and why there is one.
 TOLERANCES: dict[str, tuple[float, str]] = {
     "cnn, channels_last": (1e-6, "PyTorch's group_norm makes its input contiguous on cuda, and not on the CPU"),
     "rnn": (1e-6, "PyTorch's RNN multiplies all inputs by the weight at once on the CPU, and step by step on cuda"),
