@@ -26,7 +26,7 @@ def part(folder: DataFolder, name: str, behaviour: str, port: int) -> Part:
         environment={**inherited(os.environ, folder.root), "ACTOR_SECRET": SECRET},
         folder=folder.root,
         url=f"http://127.0.0.1:{port}",
-        ready=Readiness(f"http://127.0.0.1:{port}/"),
+        ready=Readiness((f"http://127.0.0.1:{port}/",)),
         keeps_children=behaviour == "parent",
         stop_seconds=1.0,
     )

@@ -17,9 +17,10 @@ _FOREIGN_NAMES = frozenset({"ELARA_RUNTIME_DIR", "ELARA_API_URL", "ELARA_PROJECT
 
 @dataclass(frozen=True)
 class Readiness:
-    """Ready when GET `url` (with `headers`) answers below 400, or when the part has written `file`."""
+    """Ready when GET of each of `urls` (with `headers`), one after the other, answers below 400, or when the part has
+    written `file`."""
 
-    url: str = ""
+    urls: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     file: Path | None = None
 
@@ -115,7 +116,7 @@ def build(choices: Choices, vault: Vault, admin: str, first_password: Path, base
         environment={**base, "CONFIGPROXY_AUTH_TOKEN": vault.proxy_token},
         folder=choices.data,
         url=choices.public_url,
-        ready=Readiness(proxy_api + "/api/routes", {"Authorization": f"token {vault.proxy_token}"}),
+        ready=Readiness((proxy_api + "/api/routes",), {"Authorization": f"token {vault.proxy_token}"}),
         stop_seconds=3,
     )
     hub_part = Part(
@@ -138,7 +139,7 @@ def build(choices: Choices, vault: Vault, admin: str, first_password: Path, base
         },
         folder=choices.data / "hub",
         url=hub,
-        ready=Readiness(choices.public_from_here() + "/hub/health"),
+        ready=Readiness((hub + "/hub/health", choices.public_from_here() + "/hub/health")),
         after=("proxy",),
         keeps_children=True,
     )
@@ -154,7 +155,7 @@ def build(choices: Choices, vault: Vault, admin: str, first_password: Path, base
         },
         folder=choices.data,
         url=service,
-        ready=Readiness(api + "/health"),
+        ready=Readiness((api + "/health",)),
     )
     mlflow_part = Part(
         name="mlflow",
@@ -168,7 +169,7 @@ def build(choices: Choices, vault: Vault, admin: str, first_password: Path, base
         },
         folder=choices.data / "mlflow",
         url=mlflow,
-        ready=Readiness(mlflow + "/services/mlflow/health"),
+        ready=Readiness((mlflow + "/services/mlflow/health",)),
         slow_start="the first start makes its database, which can take up to a minute",
     )
     node = Part(

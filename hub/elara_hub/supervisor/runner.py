@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import httpx
 
@@ -138,14 +138,9 @@ class Runner:
                 await asyncio.sleep(_POLL_SECONDS)
             return
         async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
-            while True:
-                try:
-                    answer = await client.get(check.url, headers=dict(check.headers))
-                    if answer.status_code < 400:
-                        return
-                except httpx.HTTPError:
-                    pass
-                await asyncio.sleep(_POLL_SECONDS)
+            for url in check.urls:
+                while not await _answers(client, url, check.headers):  # noqa: ASYNC110 - nothing tells us
+                    await asyncio.sleep(_POLL_SECONDS)
 
     async def _end(self) -> None:
         process = self._process
@@ -179,6 +174,13 @@ class Runner:
         else:
             what = f"The part {name} ended while it was starting ({end})."
         return f"{what} Read {self.log.path}, mend the cause and start again; nothing was lost.{told}"
+
+
+async def _answers(client: httpx.AsyncClient, url: str, headers: Mapping[str, str]) -> bool:
+    try:
+        return (await client.get(url, headers=dict(headers))).status_code < 400
+    except httpx.HTTPError:
+        return False
 
 
 class _ToLog(asyncio.Protocol):

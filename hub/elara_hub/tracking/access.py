@@ -13,7 +13,7 @@ import httpx
 Role = Literal["viewer", "editor", "owner"]
 ROLES: tuple[Role, ...] = ("viewer", "editor", "owner")
 
-GRANTED_SECONDS = 20.0
+GRANTED_SECONDS = 10.0
 """How long an answer stands. A member who was removed is out after this time at the latest."""
 REFUSED_SECONDS = 5.0
 MOST_ANSWERS = 10_000

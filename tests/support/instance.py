@@ -1,0 +1,271 @@
+"""A whole throw-away Elara for tests: the real `elara up` on a data folder and a port of its own.
+
+    async with Instance(devices=2) as elara:
+        alice = await elara.person("alice")
+        await elara.project("red", "one", {"alice": "editor"})
+        await alice.start_workspace({"project": "red/one"})
+        elara.kill("service")
+        await elara.wait_ready("service", restarts=1)
+
+Nothing of it is left afterwards, whatever the test did; on a failure the ends of the parts' logs are printed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from elara_hub.demo.person import Person
+from elara_hub.supervisor import processes
+from elara_hub.supervisor.folder import write_private
+from elara_hub.supervisor.ports import free_ports
+from elara_hub.supervisor.vault import FIRST_PASSWORD
+
+API = "/services/elara/api/v1"
+PARTS = ("proxy", "hub", "service", "mlflow", "node")
+# A Unix socket's path has room for 107 characters, and the deepest one lies some forty below the data folder.
+_LONGEST_FOLDER = 60
+
+
+class InstanceFailed(AssertionError):
+    """The instance did not do what it should; the text ends with what it printed."""
+
+
+class Instance:
+    """`elara up` as a child process.
+
+    Args:
+        devices: how many emulated devices the node offers.
+        device_memory: memory of each, as `--device-memory` takes it.
+        environment: further variables for all parts, for example ``{"ELARA_HEARTBEAT_GRACE": "5"}``.
+        start_limit: seconds until every part must be ready.
+    """
+
+    def __init__(
+        self,
+        devices: int = 2,
+        device_memory: str = "2GiB",
+        environment: Mapping[str, str] | None = None,
+        start_limit: float = 180,
+    ) -> None:
+        self._options = ("--emulate", str(devices), "--device-memory", device_memory)
+        self._environment = dict(environment or {})
+        self._limit = start_limit
+        self._people: dict[str, Person] = {}
+        self._process: asyncio.subprocess.Process | None = None
+        folder = Path(tempfile.mkdtemp(prefix="elara-"))
+        if len(str(folder)) > _LONGEST_FOLDER:
+            folder.rmdir()
+            folder = Path(tempfile.mkdtemp(prefix="elara-", dir="/tmp"))
+        self.root = folder
+        self.data = folder / "data"
+        self.port = free_ports(1)[0]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.admin_name = "admin"
+        self.admin_password = secrets.token_urlsafe(15)
+        self.start_seconds = 0.0
+        self.stop_seconds = 0.0
+
+    async def __aenter__(self) -> Self:
+        (self.data / "secrets").mkdir(mode=0o700, parents=True)
+        # Laid where `elara up` finds it, so that nothing has to be read from its output.
+        write_private(self.data / "secrets" / FIRST_PASSWORD, self.admin_password + "\n")
+        try:
+            await self.start()
+        except BaseException:
+            await self._remove()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and not isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)):
+            print(self.report())
+        await self._remove()
+
+    # --- the instance as a whole
+
+    async def start(self) -> None:
+        """Start it (again) on its folder, and wait until every part is ready."""
+        begun = time.monotonic()
+        with (self.root / "up.log").open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "elara_remoting.cli", "up", "--data", str(self.data)),
+                *("--port", str(self.port), *self._options),
+                env={**os.environ, **self._environment},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        process = self._process
+        deadline = begun + self._limit
+        while not (self.status().get("ready") and self.status().get("pid") == process.pid):
+            if process.returncode is not None:
+                raise InstanceFailed(f"elara up ended with {process.returncode}.\n{self.report()}")
+            if time.monotonic() > deadline:
+                raise InstanceFailed(f"elara up was not ready after {self._limit:g} s.\n{self.report()}")
+            await asyncio.sleep(0.1)
+        self.start_seconds = time.monotonic() - begun
+
+    async def stop(self, number: signal.Signals = signal.SIGINT, limit: float = 60) -> int:
+        """Stop it as Ctrl-C does and keep the folder; returns the exit status."""
+        for person in self._people.values():
+            await person.http.aclose()
+        self._people.clear()
+        process = self._process
+        assert process is not None, "the instance was never started"
+        begun = time.monotonic()
+        if process.returncode is None:
+            process.send_signal(number)
+        try:
+            await asyncio.wait_for(process.wait(), limit)
+        except TimeoutError:
+            raise InstanceFailed(f"elara up did not stop within {limit:g} s.\n{self.report()}") from None
+        self.stop_seconds = time.monotonic() - begun
+        return int(process.returncode or 0)
+
+    def left_behind(self) -> list[str]:
+        """Processes that still belong to the instance, as `pid command line`."""
+        return [f"{p.pid} {' '.join(p.cmdline())}" for p in processes.left_behind(self.data)]
+
+    def printed(self) -> str:
+        """What `elara up` printed so far, of all starts."""
+        return (self.root / "up.log").read_text(errors="replace")
+
+    def log(self, part: str) -> str:
+        """A part's log."""
+        file = self.data / "logs" / f"{part}.log"
+        return file.read_text(errors="replace") if file.exists() else ""
+
+    def report(self) -> str:
+        """What was printed and the end of each log, for a failed test."""
+        logs = (f"--- {name}.log\n" + "\n".join(self.log(name).splitlines()[-25:]) for name in PARTS)
+        return f"--- elara up\n{self.printed()[-3000:]}\n" + "\n".join(logs)
+
+    def status(self) -> dict[str, Any]:
+        """`up.json`; empty before it was written."""
+        try:
+            return dict(json.loads((self.data / "up.json").read_text()))
+        except (OSError, ValueError):
+            return {}
+
+    # --- its parts
+
+    def part(self, name: str) -> dict[str, Any]:
+        """`{state, pid, url, restarts, ready_seconds}` of a part."""
+        return dict(self.status()["parts"][name])
+
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """End a part without a word; the supervisor starts it again."""
+        os.kill(int(self.part(name)["pid"]), number)
+
+    async def restart(self, name: str) -> None:
+        """Have a part end in good order, and wait until it is ready again."""
+        before = int(self.part(name)["restarts"])
+        self.kill(name, signal.SIGTERM)
+        await self.wait_ready(name, restarts=before + 1)
+
+    async def wait_ready(self, name: str, restarts: int = 0, limit: float = 90) -> None:
+        """Wait until a part is ready and was started again at least `restarts` times."""
+
+        def ready() -> bool:
+            part = self.part(name)
+            return bool(part["state"] == "ready" and part["restarts"] >= restarts)
+
+        await self.until(ready, f"{name} ready", limit)
+
+    @contextlib.contextmanager
+    def paused(self, name: str) -> Any:
+        """A part that does not answer for a while, but is not gone."""
+        self.kill(name, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.kill(name, signal.SIGCONT)
+
+    async def until(self, condition: Callable[[], Any], what: str, limit: float = 30) -> Any:
+        """The first true answer of `condition`, which may be a coroutine function; fails with `what` otherwise."""
+        deadline = time.monotonic() + limit
+        while True:
+            answer = condition()
+            if asyncio.iscoroutine(answer):
+                answer = await answer
+            if answer:
+                return answer
+            if time.monotonic() > deadline:
+                raise InstanceFailed(f"{what}: not within {limit:g} s")
+            await asyncio.sleep(0.1)
+
+    # --- people and projects
+
+    async def admin(self) -> Person:
+        """The administrator, signed in."""
+        return await self._signed_in(self.admin_name, self.admin_password)
+
+    async def person(self, name: str, password: str = "correct horse battery") -> Person:
+        """A person with an account, who is signed in; the account is made by invitation when there is none."""
+        if name in self._people:
+            return self._people[name]
+        invited = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "elara_remoting.cli", "admin", "user", "--data", str(self.data)),
+            *("invite", "--url", self.url),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await invited.communicate()
+        found = re.search(rb"invitation=([\w-]+)", output)
+        if found is None:
+            raise InstanceFailed(f"No invitation was made: {output.decode(errors='replace')}")
+        async with httpx.AsyncClient(base_url=self.url, timeout=60, follow_redirects=True) as browser:
+            token = found.group(1).decode()
+            await browser.get("/hub/signup", params={"invitation": token})
+            form = {"invitation": token, "username": name, "password": password, "repeated": password}
+            form["_xsrf"] = browser.cookies.get("_xsrf", path="/hub/") or ""
+            answer = await browser.post("/hub/signup", data=form)
+            if answer.status_code >= 400 and "taken" not in answer.text:
+                raise InstanceFailed(f"{name} could not sign up: {answer.status_code} {answer.text[:300]}")
+        return await self._signed_in(name, password)
+
+    async def project(self, team: str, name: str, members: Mapping[str, str] | None = None) -> None:
+        """Make team and project when they are not there, and give people a role (owner, editor, viewer)."""
+        admin = await self.admin()
+        for path, body in ((f"{API}/teams", {"slug": team}), (f"{API}/teams/{team}/projects", {"slug": name})):
+            answer = await admin.http.post(path, json=body)
+            if answer.status_code not in (201, 409):
+                raise InstanceFailed(f"{path}: {answer.status_code} {answer.text[:300]}")
+        for person, role in (members or {}).items():
+            answer = await admin.http.put(f"{API}/projects/{team}/{name}/members/{person}", json={"role": role})
+            if answer.status_code not in (200, 201):
+                raise InstanceFailed(f"{person} as {role}: {answer.status_code} {answer.text[:300]}")
+
+    async def _signed_in(self, name: str, password: str) -> Person:
+        if name not in self._people:
+            self._people[name] = await Person(self.url, name, password).__aenter__()
+        return self._people[name]
+
+    async def _remove(self) -> None:
+        try:
+            if self._process is not None and self._process.returncode is None:
+                await self.stop()
+        finally:
+            left = processes.left_behind(self.data)
+            if left:
+                await asyncio.to_thread(processes.end, left, 1.0)
+            shutil.rmtree(self.root, ignore_errors=True)
