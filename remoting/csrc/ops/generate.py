@@ -25,7 +25,7 @@ import torchgen
 import yaml
 from torchgen.model import BaseTy, BaseType, FunctionSchema, OptionalType, Type
 
-# The client implements these itself: they make, resize or re-point tensors, or read a value.
+# The client implements these itself: they make, resize or re-point tensors, read a value, or ask a question.
 CLIENT_NATIVE = {
     "_copy_from",
     "_copy_from_and_resize",
@@ -34,6 +34,8 @@ CLIENT_NATIVE = {
     "_pin_memory",
     "_reshape_alias",
     "_resize_output_",
+    "_use_cudnn_ctc_loss",
+    "_use_cudnn_ctc_loss.Tensor",
     "as_strided",
     "copy_",
     "empty.memory_format",
@@ -53,8 +55,9 @@ CLIENT_NATIVE = {
     "view_as_real",
 }
 
-# Of those, what the server executes on the client's behalf.
-NATIVE_BUT_ALLOWED = {"copy_"}
+# Allowed besides the forwarded families: what the client's own kernels send, and what only the CPU has kernels for. An
+# emulated device runs those; a GPU answers as it does without us.
+ALLOWED_BESIDES = re.compile(r"copy_ | histogram\..* | _histogramdd_.*", re.X)
 
 # Never run for a client, whatever else their schema suggests. Matched against the whole operator name.
 DENIED = re.compile(
@@ -75,9 +78,9 @@ DENIED = re.compile(
 )
 
 # Composite operators that must fall apart on the client: results that share their argument's storage unannounced,
-# and hooks for other backends.
+# hooks for other backends, and arguments that stay on the CPU.
 KEPT_COMPOSITE = re.compile(
-    r"_unsafe_view | unsafe_split.* | _new_zeros.* | normal_functional | .*overrideable.*", re.X
+    r"_unsafe_view | unsafe_split.* | _pack_padded_sequence | _new_zeros.* | normal_functional | .*overrideable.*", re.X
 )
 
 
@@ -179,7 +182,7 @@ def select(operators: list[Operator]) -> tuple[list[str], list[str], list[str]]:
         name
         for name in known
         if (family(name) in families and name not in CLIENT_NATIVE and not DENIED.fullmatch(name))
-        or name in NATIVE_BUT_ALLOWED
+        or ALLOWED_BESIDES.fullmatch(name)
     ]
     return forwarded, allowed, skipped
 

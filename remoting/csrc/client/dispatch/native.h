@@ -8,5 +8,6 @@ namespace elara::client {
 
 void register_factories(torch::Library& library);
 void register_copies(torch::Library& library);
+void register_declined(torch::Library& library);
 
 }  // namespace elara::client
