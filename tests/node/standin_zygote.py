@@ -1,7 +1,7 @@
 """A zygote with the real life cycle and a `serve` that speaks a line protocol instead of tensors.
 
 Lines: `pid`, `options`, `reserve N` (counts in the ledger as the core does), `stubborn` (ignores SIGTERM), `fds`,
-`env`, `status`, `quit`.
+`env`, `status`, `try EXPRESSION`, `quit`.
 """
 
 import json
@@ -44,6 +44,11 @@ def serve(fd, *, ledger_fd, slot, **options):
         elif command == "status":
             with open("/proc/self/status") as status:
                 answer = json.dumps({row.partition(":")[0]: row.partition(":")[2].strip() for row in status})
+        elif command == "try":
+            try:
+                answer = str(bool(eval(line[4:])) or "nothing")
+            except OSError as error:
+                answer = type(error).__name__
         elif command == "quit":
             return "said goodbye"
         stream.write(answer + "\n")
@@ -56,7 +61,7 @@ if __name__ == "__main__":
 
     # The life cycle is under test here, not torch: without its import the suite is quick.
     torch = types.ModuleType("torch")
-    torch.__version__ = "0.0.0"
+    torch.__version__, torch.__file__ = "0.0.0", None
     torch.set_num_threads = lambda count: None
     sys.modules["torch"] = torch
     zygote.load_serve = lambda version: serve

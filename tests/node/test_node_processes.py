@@ -82,7 +82,7 @@ async def test_a_stopped_zygote_is_replaced_when_it_does_not_answer(node, monkey
     from elara_remoting.node import servers
 
     await node.wait_warm()
-    monkeypatch.setattr(servers, "SPAWN_SECONDS", 0.5)
+    monkeypatch.setattr(servers, "SPAWN_SECONDS", 2.0)
     os.kill(node.servers.zygote_pid, signal.SIGSTOP)
     lease = node.lease_all(1000, None)["lease_id"]
     session = await open_session(node, lease)
@@ -179,3 +179,23 @@ async def test_64_sessions_on_one_device_is_one_too_many(tmp_path):
         await until(lambda: node.leases.report()[0]["sessions"] == 62)
         again = await open_session(node, lease)
         assert int(await again.ask("pid")) > 0
+
+
+async def test_a_device_server_reaches_nothing_but_its_session(node, tmp_path):
+    (tmp_path / "notebook.ipynb").write_text("someone's work")
+    _, session, _ = await session_with_memory(node)
+    attempts = {
+        "socket.socket()": "PermissionError",
+        "socket.socket(socket.AF_UNIX)": "PermissionError",
+        "os.execv('/bin/true', ['true'])": "PermissionError",
+        f"os.kill({os.getpid()}, 0)": "PermissionError",
+        f"open('/proc/{os.getppid()}/environ', 'rb')": "PermissionError",
+        f"open({str(tmp_path / 'notebook.ipynb')!r})": "PermissionError",
+        f"open({str(tmp_path / 'new')!r}, 'w')": "PermissionError",
+        f"os.unlink({str(tmp_path / 'notebook.ipynb')!r})": "PermissionError",
+        "open('/proc/cpuinfo').read()": "True",
+        "open(json.__file__).read()": "True",
+        "__import__('threading').Thread(target=print).start() is None": "True",
+    }
+    assert {attempt: await session.ask(f"try {attempt}") for attempt in attempts} == attempts
+    assert await session.ask("reserve 1") == "ok"

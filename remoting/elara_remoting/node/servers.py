@@ -26,6 +26,8 @@ WARM_SECONDS = 120.0
 """How long a zygote may take to import torch (a cold disk) before it is given up."""
 SPAWN_SECONDS = 10.0
 TERM_SECONDS = 1.0
+_PAUSES = (0.05, 0.5, 0.0)
+"""After each try to start a device server that failed."""
 _MAX_BACK_OFF = 30.0
 _KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "TZ")
 _KEPT_PREFIXES = ("CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "ASAN_", "UBSAN_")
@@ -116,17 +118,14 @@ class DeviceServers:
     async def _spawn(
         self, connection: int, ledger: int, options: dict[str, Any], on_end: Callable[[DeviceServer], None]
     ) -> DeviceServer:
-        for attempt in (1, 2):
+        for pause in _PAUSES:
             await self.wait_warm()
-            zygote = self._zygote
             server = await self._spawn_once(connection, ledger, options)
             if server is not None:
                 self._watch(server, on_end)
                 return server
-            if zygote is self._zygote and zygote is not None and zygote.poll() is None:
-                break  # the zygote lives and could not fork: a second try would fail like the first
-            log.warning("the zygote died while it started a device server (attempt %d)", attempt)
-            await asyncio.sleep(0.05)  # let its keeper notice
+            # The zygote died in that moment, most likely: once its keeper has noticed, the next one is waited for.
+            await asyncio.sleep(pause)
         raise ServerStartError("The node could not start a device server; its log says why.")
 
     async def _spawn_once(self, connection: int, ledger: int, options: dict[str, Any]) -> DeviceServer | None:

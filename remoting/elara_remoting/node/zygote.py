@@ -28,7 +28,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
+import elara_remoting
 from elara_remoting.node import process
+from elara_remoting.node.confine import confine
 
 MAX_PACKET = 65536
 _ADOPTION_SECONDS = 5.0
@@ -125,6 +127,8 @@ def _become_server(
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _send(control, {"type": "started", "pid": os.getpid()})
+        if request["emulated"]:
+            confine([Path(module.__file__).resolve().parent for module in (elara_remoting, torch) if module.__file__])
         torch.set_num_threads(int(request["torch_threads"]))
         options = {key: value for key, value in request.items() if key != "type"}
         options["secret"] = bytes.fromhex(options["secret"])
