@@ -18,7 +18,7 @@ from elara_hub.pool.state import quotas
 from elara_hub.pool.views import stamp
 from elara_hub.services import Services
 from elara_hub.tenancy import teams
-from elara_hub.tenancy.access import find_project, find_team, roles_in_team
+from elara_hub.tenancy.access import find_project, find_team, roles_in_project, roles_in_team
 from elara_hub.tenancy.permissions import Action, allowed
 
 router = APIRouter()
@@ -33,7 +33,8 @@ def list_teams(found: Core, user: User) -> dict[str, list[dict[str, Any]]]:
         if not user.admin:
             mine = select(TeamMember.team_id).where(TeamMember.user == user.name)
             query = query.where(Team.id.in_(mine))
-        return {"teams": [team_json(team) for team in session.scalars(query)]}
+        seen = [team for team in session.scalars(query) if roles_in_team(session, team, user)]
+        return {"teams": [team_json(team) for team in seen]}
 
 
 @router.post("/teams", status_code=201, tags=_TEAMS, summary="Make a team")
@@ -227,7 +228,8 @@ def visible_projects(session: Session, team: Team, user: Identity) -> list[dict[
     if not allowed(Action.CREATE_PROJECT, roles_in_team(session, team, user)):
         mine = select(ProjectMember.project_id).where(ProjectMember.user == user.name)
         query = query.where(Project.id.in_(mine))
-    return [project_json(team, project) for project in session.scalars(query)]
+    rows = [row for row in session.scalars(query) if roles_in_project(session, team, row, user)]
+    return [project_json(team, project) for project in rows]
 
 
 def _member(row: TeamMember | ProjectMember) -> dict[str, Any]:

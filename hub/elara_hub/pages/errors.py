@@ -10,4 +10,4 @@ from elara_hub.refusal import Refusal
 
 
 def error_page(request: Request, refusal: Refusal) -> Response:
-    return render(request, "error.html", status=refusal.status, refusal=refusal, user=None)
+    return render(request, "error.html", status=refusal.status, refusal=refusal, user=None, here="")

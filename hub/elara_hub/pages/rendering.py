@@ -9,6 +9,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from elara_hub.auth.identity import Identity
 from elara_remoting.types import format_memory, format_share
 
 _HERE = Path(__file__).parent
@@ -22,6 +23,16 @@ _environment = Environment(
 )
 _environment.filters["memory"] = format_memory
 _environment.filters["share"] = format_share
+
+
+def _navigation(user: Identity) -> list[tuple[str, str]]:
+    links = [("/", "My leases"), ("/pool", "Pool"), ("/teams", "Teams and projects"), ("/usage", "Usage")]
+    if user.admin:
+        links += [("/nodes", "Nodes"), ("/events", "Events")]
+    return [*links, ("/api/v1/docs", "REST")]
+
+
+_environment.globals["navigation"] = _navigation
 
 STATIC = _HERE / "static"
 

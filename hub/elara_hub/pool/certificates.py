@@ -72,7 +72,7 @@ class NodeAuthority:
         unproven = Refusal(
             "node_not_proven",
             "The node could not prove who it is: its certificate is not of this service, or not its own.",
-            "Join the node again with a new token (elara node token).",
+            "Join the node again with a new token (elara nodes token).",
             status=403,
         )
         try:

@@ -139,7 +139,6 @@ def release_part(
     part: LeasePart,
     *,
     usage: dict[str, Any] | None = None,
-    used_until: datetime | None = None,
     presumed: bool = False,
 ) -> None:
     """The node holds nothing of the lease any more: its shares may be granted again.
@@ -152,7 +151,7 @@ def release_part(
     part.state = "released"
     part.released_at = now
     part.usage = usage
-    part.used_until = min(used_until or part.used_until or now, now, lease.ends_at or now)
+    part.used_until = min(_used_until(lease, usage) or part.used_until or now, now, lease.ends_at or now)
     held = session.scalars(
         select(LeaseDevice).where(
             LeaseDevice.lease_id == lease.id, LeaseDevice.node_id == part.node_id, LeaseDevice.released_at.is_(None)
@@ -176,6 +175,14 @@ def release_part(
         _finish(core, unit, lease)
     unit.touched.add(lease.id)
     unit.wake = True
+
+
+def _used_until(lease: Lease, usage: dict[str, Any] | None) -> datetime | None:
+    """The end of use by the node's own account: it may have ended the lease long before it could say so."""
+    seconds = (usage or {}).get("seconds")
+    if lease.placed_at is None or not isinstance(seconds, int | float) or not 0 <= seconds < 10**9:
+        return None
+    return (lease.active_at or lease.placed_at) + timedelta(seconds=seconds)
 
 
 def _finish(core: Core, unit: Unit, lease: Lease) -> None:

@@ -144,6 +144,6 @@ class Live:
     def forget(self, lease_id: str) -> None:
         with self._lock:
             for table in (self._beats, self._grants, self._activity):
-                table.pop(lease_id, None)  # type: ignore[attr-defined]
+                table.pop(lease_id, None)
             for key in [key for key in self._sent if key[1] == lease_id]:
                 del self._sent[key]

@@ -79,7 +79,7 @@ def join(unit: Unit, authority: NodeAuthority, token: str, name: str, public_key
         raise Refusal(
             "bad_join_token",
             "This join token is not known, was used before, or is too old.",
-            "Have an administrator make a new one (elara node token).",
+            "Have an administrator make a new one (elara nodes token).",
             status=403,
         )
     node_id = uuid.uuid4().hex
@@ -102,7 +102,7 @@ def admitted(session: Session, node_id: str, public_key_pem: str) -> Node:
         raise Refusal(
             "node_removed",
             "This node does not belong to the pool any more.",
-            "Join it again with a new token (elara node token).",
+            "Join it again with a new token (elara nodes token).",
             status=403,
         )
     return node
@@ -131,7 +131,7 @@ def arrived(core: Core, unit: Unit, node: Node, hello: dict[str, Any]) -> None:
     node.data_tcp = hello.get("data_tcp")
     _store_devices(core, unit, node, hello.get("devices") or [])
     record(unit.session, unit.now, "node.connected", SERVICE, node_id=node.id, restarted=restarted)
-    _compare(core, unit, node, hello.get("leases") or [], lost_since=last_seen, first=True)
+    _compare(core, unit, node, hello.get("leases") or [], lost_since=last_seen if restarted else None, first=True)
     node.last_seen = unit.now
     unit.wake = True
 
@@ -210,6 +210,7 @@ def _compare(
                     leases.part_ready(core, unit, lease, part)
         elif lease.target != "active":
             # Its confirmation, with the usage, may have been lost with the old channel: ask for it again.
+            part.used_until = part.used_until or lost_since
             leases.tell_stop(unit, lease, node.id, again_after=0.0 if first else 5.0)
         elif part.state == "ready":
             _lost(core, unit, lease, part, node, lost_since)
@@ -229,8 +230,8 @@ def _lost(core: Core, unit: Unit, lease: Lease, part: LeasePart, node: Node, sin
         leases.end(
             core, unit, lease, "node_restarted", f"The node {node.name} was restarted, and the devices were lost."
         )
-    # Asked by `lease_stop`, the node confirms; an agent that remembers the lease adds its usage. Until when it was
-    # used is known only as far as the node was last heard of.
+    # Asked by `lease_stop`, the node confirms; an agent that remembers the lease adds its usage. Of a restarted node
+    # that does not, it is known only until when it was heard of.
     part.used_until = since
 
 

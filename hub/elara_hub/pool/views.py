@@ -20,7 +20,7 @@ from elara_remoting.types import WHOLE
 def lease_json(core: Core, session: Session, leases: Sequence[Lease]) -> list[dict[str, Any]]:
     """The `Lease` objects of the contract, in the order given."""
     ids = [lease.id for lease in leases]
-    places = _places(session, {lease.project_id for lease in leases})
+    places = project_places(session, {lease.project_id for lease in leases})
     devices: dict[str, list[tuple[LeaseDevice, DeviceRow, str]]] = defaultdict(list)
     query = (
         select(LeaseDevice, DeviceRow, Node.name)
@@ -175,7 +175,8 @@ def node_json(live: Live, session: Session, nodes: Iterable[Node]) -> list[dict[
     ]
 
 
-def _places(session: Session, project_ids: set[int]) -> dict[int, tuple[str, str]]:
+def project_places(session: Session, project_ids: set[int]) -> dict[int, tuple[str, str]]:
+    """Team and project slug by the project's id."""
     query = select(Project.id, Team.slug, Project.slug).join(Team, Team.id == Project.team_id)
     return {key: (team, project) for key, team, project in session.execute(query.where(Project.id.in_(project_ids)))}
 

@@ -32,8 +32,9 @@ def project_role(session: Session, project_id: int, user: str) -> str | None:
 
 
 def roles_in_team(session: Session, team: Team, who: Identity) -> frozenset[str]:
-    """Of the asker in the team: member or lead, admin, and any role in one of its projects. A workspace's own token
-    leads nothing."""
+    """Of the asker in the team: member or lead, and admin. A workspace's own token knows its own team only."""
+    if who.server is not None and not _works_in(session, who, team_id=team.id):
+        return frozenset()
     roles = {"admin"} if who.admin else set()
     row = session.get(TeamMember, (team.id, who.name))
     if row is not None:
@@ -42,8 +43,23 @@ def roles_in_team(session: Session, team: Team, who: Identity) -> frozenset[str]
 
 
 def roles_in_project(session: Session, team: Team, project: Project, who: Identity) -> frozenset[str]:
+    """As `roles_in_team`, with the asker's role in the project. A workspace's own token has one in its own project
+    only, and manages nothing there: code in a notebook is not its user's will."""
     role = project_role(session, project.id, who.name)
+    if who.server is not None:
+        if not _works_in(session, who, project_id=project.id):
+            return frozenset()
+        role = "editor" if role == "owner" else role
     return roles_in_team(session, team, who) | (frozenset({role}) if role else frozenset())
+
+
+def _works_in(session: Session, who: Identity, *, team_id: int | None = None, project_id: int | None = None) -> bool:
+    here = None if who.server is None else running_workspace(session, who.name, who.server)
+    if here is None:
+        return False
+    if project_id is not None:
+        return here.project_id == project_id
+    return session.get_one(Project, here.project_id).team_id == team_id
 
 
 def find_team(session: Session, slug: str, who: Identity, action: Action = Action.SEE_TEAM) -> Team:
