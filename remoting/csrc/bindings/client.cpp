@@ -7,6 +7,7 @@
 #include "client/attach/devices.h"
 #include "client/install.h"
 #include "client/metadata/template_cache.h"
+#include "client/takeover/context.h"
 #include "client/takeover/generator.h"
 #include "client/takeover/guard.h"
 #include "client/takeover/storage.h"
@@ -109,17 +110,6 @@ void reset_peak(int ordinal) {
   session.send([](elara::wire::Writer& out) { out.end(out.begin(elara::wire::MessageType::kResetPeak)); });
 }
 
-void set_context(const std::string& key, int64_t value) {
-  visit_open_sessions([&](Session& session) {
-    session.send([&](elara::wire::Writer& out) {
-      const size_t place = out.begin(elara::wire::MessageType::kContext);
-      out.str(key);
-      out.put(value);
-      out.end(place);
-    });
-  });
-}
-
 }  // namespace
 
 PYBIND11_MODULE(_client, m) {
@@ -153,7 +143,7 @@ PYBIND11_MODULE(_client, m) {
   m.def("server_stats", &server_stats_dict);
   m.def("counters", &client_counters);
   m.def("reset_peak", &reset_peak, release());
-  m.def("set_context", &set_context, release());
+  m.def("forward_context", &forward_context, release());
   m.def("set_template_bound", &TemplateCache::set_bound);
   m.def("default_generator", [](int ordinal) { return default_generator(ordinal); });
   m.def("new_generator", [](int ordinal) { return new_generator(ordinal); });

@@ -10,6 +10,8 @@
 #include "client/attach/devices.h"
 #include "client/dispatch/execute.h"
 #include "client/dispatch/native.h"
+#include "client/takeover/attention.h"
+#include "client/takeover/context.h"
 #include "client/takeover/generator.h"
 #include "client/takeover/guard.h"
 #include "client/takeover/hooks.h"
@@ -46,8 +48,8 @@ void forward_unlisted(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
 // an `add.out`, a convolution a dozen calls.
 void register_forwarded() {
   static auto* library = new torch::Library(torch::Library::IMPL, "aten", c10::DispatchKey::CUDA, __FILE__, __LINE__);
-  // Where a kernel stands at this key already (a Python one in a CPU build, all of them in a CUDA build), ours takes its
-  // place, which is worth no warning.
+  // Where a kernel stands at this key already (a Python one in a CPU build, all of them in a CUDA build), ours takes
+  // its place, which is worth no warning.
   Quiet quiet;
   c10::WarningUtils::WarningHandlerGuard silence(&quiet);
   auto& dispatcher = c10::Dispatcher::singleton();
@@ -69,6 +71,8 @@ void install(const std::string& runtime_dir, int guards) {
     install_guard();
     install_hooks();
     install_generators();
+    install_context();
+    install_attention_choice();
     c10::SetAllocator(c10::kCUDA, device_allocator(-1));
     // Leaked: a library that is destroyed takes its kernels away.
     static auto* fallback = new torch::Library(torch::Library::IMPL, "_", c10::DispatchKey::CUDA, __FILE__, __LINE__);
@@ -76,6 +80,7 @@ void install(const std::string& runtime_dir, int guards) {
     static auto* library = new torch::Library(torch::Library::IMPL, "aten", c10::DispatchKey::CUDA, __FILE__, __LINE__);
     register_factories(*library);
     register_copies(*library);
+    register_declined(*library);
   });
 }
 

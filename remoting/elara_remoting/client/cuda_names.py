@@ -39,14 +39,14 @@ def _set_memory_fraction(fraction: float, ordinal: int) -> None:
     _state["memory_fraction"][ordinal] = fraction
 
 
-def exchange_device(ordinal: int) -> int:
-    """Make `ordinal` current (nothing for -1) and return what was."""
-    return int(_client.exchange_device(ordinal))
+def exchange_device(ordinal: int | None) -> int:
+    """Make `ordinal` current (nothing for -1 or None) and return what was."""
+    return int(_client.exchange_device(-1 if ordinal is None else ordinal))
 
 
-def maybe_exchange_device(ordinal: int) -> int:
+def maybe_exchange_device(ordinal: int | None) -> int:
     """As `exchange_device`. Dynamo tells the two apart by identity."""
-    return int(_client.exchange_device(ordinal))
+    return int(_client.exchange_device(-1 if ordinal is None else ordinal))
 
 
 def _sleep(cycles: int) -> None:

@@ -9,42 +9,37 @@ import torch
 
 from elara_remoting import _client
 
-# torch._C setter -> the flag's key in the protocol
-_SETTERS = {
-    "_set_cublas_allow_tf32": "allow_tf32_cublas",
-    "_set_cudnn_allow_tf32": "allow_tf32_cudnn",
-    "_set_cudnn_enabled": "cudnn_enabled",
-    "_set_cudnn_benchmark": "benchmark_cudnn",
-    "_set_cudnn_deterministic": "deterministic_cudnn",
-    "_set_sdp_use_flash": "sdp_flash",
-    "_set_sdp_use_mem_efficient": "sdp_mem_efficient",
-    "_set_sdp_use_math": "sdp_math",
-    "_set_sdp_use_cudnn": "sdp_cudnn",
-    "_set_cublas_allow_fp16_reduced_precision_reduction": "allow_fp16_reduction_cublas",
-    "_set_cublas_allow_bf16_reduced_precision_reduction": "allow_bf16_reduction_cublas",
-}
+# What changes a flag in PyTorch's C++ context. The core reads the flags itself; it only has to hear of the change.
+_SETTERS = (
+    "_set_cublas_allow_tf32",
+    "_set_cudnn_allow_tf32",
+    "_set_float32_matmul_precision",
+    "_set_fp32_precision_setter",
+    "_set_cudnn_enabled",
+    "_set_cudnn_benchmark",
+    "_set_cudnn_deterministic",
+    "_set_deterministic_algorithms",
+    "_set_sdp_use_flash",
+    "_set_sdp_use_mem_efficient",
+    "_set_sdp_use_math",
+    "_set_sdp_use_cudnn",
+    "_set_cublas_allow_fp16_reduced_precision_reduction",
+    "_set_cublas_allow_bf16_reduced_precision_reduction",
+)
 
 
-def _forwarding(setter: Callable[..., Any], key: str) -> Callable[..., Any]:
+def _forwarding(setter: Callable[..., Any]) -> Callable[..., Any]:
     def set_and_forward(*args: Any, **kwargs: Any) -> Any:
         result = setter(*args, **kwargs)
-        _client.set_context(key, int(bool(args[0])))
+        _client.forward_context()
         return result
 
     return set_and_forward
 
 
 def install() -> None:
-    """Wrap the setters; a session that opens later is told the values that differ from PyTorch's defaults."""
-    for name, key in _SETTERS.items():
+    """Wrap the setters; a session that opens later is told all flags by the core."""
+    for name in _SETTERS:
         setter = getattr(torch._C, name, None)
         if setter is not None:
-            setattr(torch._C, name, _forwarding(setter, key))
-    setter = torch._C._set_deterministic_algorithms
-
-    def set_deterministic(mode: bool, *, warn_only: bool = False) -> None:
-        setter(mode, warn_only=warn_only)
-        _client.set_context("deterministic_algorithms", int(mode))
-        _client.set_context("deterministic_warn_only", int(warn_only))
-
-    torch._C._set_deterministic_algorithms = set_deterministic
+            setattr(torch._C, name, _forwarding(setter))

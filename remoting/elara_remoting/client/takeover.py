@@ -24,12 +24,22 @@ def take_over(runtime_dir: str) -> None:
     _core.load("_client", str(torch.__version__))
     # These bind to the compiled module when they are imported, so not before it is known to load.
     from elara_remoting import _client
-    from elara_remoting.client import cuda_module, flags, storage
+    from elara_remoting.client import (
+        compilation,
+        cuda_module,
+        flags,
+        legacy_types,
+        sharing,
+        storage,
+    )
 
     _client.install(runtime_dir, guard_count())
     cuda_module.install()
     storage.install()
     flags.install()
+    compilation.install()
+    legacy_types.install()
+    sharing.install()
     _taken = True
 
 

@@ -119,8 +119,9 @@ void Session::retire(const std::string& sentence) noexcept {
 }
 
 void Session::lose(const std::string& reason) {
-  retire("CUDA error: " + name() + " was lost: " + reason +
-         ". Its tensors are gone; attach a GPU again, then create them anew or load them from a checkpoint.");
+  const std::string stop = reason.ends_with('.') ? " " : ". ";
+  retire("CUDA error: " + name() + " is gone. " + reason + stop +
+         "Its tensors are lost; attach a GPU again, then create them anew or load them from a checkpoint.");
   raise_dead();
 }
 

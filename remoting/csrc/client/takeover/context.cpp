@@ -1,0 +1,73 @@
+#include "client/takeover/context.h"
+
+#include <ATen/Context.h>
+
+#include <array>
+#include <map>
+#include <mutex>
+
+#include "client/attach/devices.h"
+#include "client/transport/session.h"
+
+namespace elara::client {
+
+namespace {
+
+struct Flag {
+  const char* key;
+  bool (*read)(const at::Context&);
+};
+
+constexpr auto kReduced = at::CuBLASReductionOption::AllowReducedPrecisionWithSplitK;
+
+constexpr std::array<Flag, 13> kFlags = {{
+    {"allow_tf32_cublas", [](const at::Context& c) { return c.allowTF32CuBLAS(); }},
+    {"allow_tf32_cudnn", [](const at::Context& c) { return c.allowTF32CuDNN(); }},
+    {"allow_fp16_reduction_cublas", [](const at::Context& c) { return c.allowFP16ReductionCuBLAS() == kReduced; }},
+    {"allow_bf16_reduction_cublas", [](const at::Context& c) { return c.allowBF16ReductionCuBLAS() == kReduced; }},
+    {"cudnn_enabled", [](const at::Context& c) { return c.userEnabledCuDNN(); }},
+    {"benchmark_cudnn", [](const at::Context& c) { return c.benchmarkCuDNN(); }},
+    {"deterministic_cudnn", [](const at::Context& c) { return c.deterministicCuDNN(); }},
+    {"deterministic_algorithms", [](const at::Context& c) { return c.deterministicAlgorithms(); }},
+    {"deterministic_warn_only", [](const at::Context& c) { return c.deterministicAlgorithmsWarnOnly(); }},
+    {"sdp_flash", [](const at::Context& c) { return c.userEnabledFlashSDP(); }},
+    {"sdp_mem_efficient", [](const at::Context& c) { return c.userEnabledMemEfficientSDP(); }},
+    {"sdp_math", [](const at::Context& c) { return c.userEnabledMathSDP(); }},
+    {"sdp_cudnn", [](const at::Context& c) { return c.userEnabledCuDNNSDP(); }},
+}};
+
+using Told = std::array<int8_t, kFlags.size()>;
+
+std::mutex g_mutex;
+std::map<const Session*, Told> g_told;
+
+void tell(Session& session) {
+  std::lock_guard lock(g_mutex);
+  auto [entry, is_new] = g_told.try_emplace(&session);
+  if (is_new) entry->second.fill(-1);
+  for (size_t i = 0; i < kFlags.size(); ++i) {
+    int8_t now = 0;
+    try {
+      now = kFlags[i].read(at::globalContext()) ? 1 : 0;
+    } catch (const c10::Error&) {
+      // PyTorch refuses to answer when its old and its new way of setting a precision were mixed.
+      continue;
+    }
+    if (entry->second[i] == now) continue;
+    entry->second[i] = now;
+    session.send([&](wire::Writer& out) {
+      const size_t place = out.begin(wire::MessageType::kContext);
+      out.str(kFlags[i].key);
+      out.put<int64_t>(now);
+      out.end(place);
+    });
+  }
+}
+
+}  // namespace
+
+void install_context() { add_session_listener(&tell); }
+
+void forward_context() { visit_open_sessions(&tell); }
+
+}  // namespace elara::client
