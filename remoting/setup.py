@@ -1,7 +1,7 @@
 """Builds the C++ core with CMake against the torch that is installed.
 
-`pip install --no-build-isolation -e .` and `python setup.py build_ext --inplace` both come here. The build folder is kept,
-so that a second build compiles only what changed.
+`pip install --no-build-isolation -e .` and `python setup.py build_ext --inplace` both come here. The build folder is
+kept, so that a second build compiles only what changed.
 """
 
 from __future__ import annotations

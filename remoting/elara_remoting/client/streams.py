@@ -1,6 +1,7 @@
 """`torch.cuda.Stream` and `torch.cuda.Event` over PyTorch's device-independent ones.
 
-The classes in a CPU build of PyTorch have empty stand-ins for bases, fixed when torch was imported; so they are replaced.
+The classes in a CPU build of PyTorch have empty stand-ins for bases, fixed when torch was imported; so they are
+replaced.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def device_index(device: Any) -> int:
     return int(_client.current_device()) if index is None else int(index)
 
 
-class Stream(torch.Stream):
+class Stream(torch.Stream):  # type: ignore[misc]
     """A CUDA stream. All work of one process on one device runs in order, so streams never race."""
 
     def __new__(cls, device: Any = None, priority: int = 0, **kwargs: Any) -> Stream:
