@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jupyterhub import orm
 from jupyterhub.spawner import SpawnException
+from sqlalchemy.orm import object_session
 from traitlets import Any as AnyTrait
 from traitlets import Callable, Unicode, default
 from traitlets.config import LoggingConfigurable
@@ -58,6 +60,7 @@ class WorkspaceMixin(LoggingConfigurable):
     choice: Choice | None = None
     started: Started | None = None
     recorded = False
+    token_id: int | None = None
 
     if TYPE_CHECKING:
         user: Any
@@ -65,6 +68,7 @@ class WorkspaceMixin(LoggingConfigurable):
         api_token: str
         user_options: dict[str, Any]
         env_keep: list[str]
+        orm_spawner: Any
 
     @default("options_form")
     def _default_options_form(self) -> Any:
@@ -123,6 +127,7 @@ class WorkspaceMixin(LoggingConfigurable):
             self.steps.tell(25, f"Opening project {self.choice.project_path}")
             self.started = await self.service.started(self.user.name, self.name, self.choice)
             self.recorded = True
+            self.token_id = self._own_token_id()
             for progress, message in self.notices():
                 self.steps.tell(progress, message)
             await self.prepare(self.choice)
@@ -153,13 +158,18 @@ class WorkspaceMixin(LoggingConfigurable):
         state: dict[str, Any] = super().get_state()  # type: ignore[misc]
         if self.recorded:
             state["elara_recorded"] = True
+        if self.token_id is not None:
+            state["elara_token_id"] = self.token_id
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)  # type: ignore[misc]
         self.recorded = bool(state.get("elara_recorded"))
+        self.token_id = state.get("elara_token_id")
 
     def run_post_stop_hook(self) -> Awaitable[None]:
+        # At once: the hub has just deleted the token where it still knew it, and an id may be used again later.
+        self._end_token()
         return self._after_stop(super().run_post_stop_hook())  # type: ignore[misc]
 
     async def _after_stop(self, configured: Any) -> None:
@@ -174,6 +184,22 @@ class WorkspaceMixin(LoggingConfigurable):
         except ServiceRefusal as refusal:
             # Nothing is lost: leases of a workspace that gives no sign of life end by themselves.
             self.log.warning("The stop of %s's workspace %r was not recorded: %s", self.user.name, self.name, refusal)
+
+    def _own_token_id(self) -> int | None:
+        session = object_session(self.orm_spawner)
+        token = orm.APIToken.find(session, self.api_token) if session else None
+        return token.id if token else None
+
+    def _end_token(self) -> None:
+        """The hub forgets which token is a workspace's when it restarts, and leaves it alive at the workspace's end."""
+        session, token_id = object_session(self.orm_spawner), self.token_id
+        self.token_id = None
+        if session is None or token_id is None:
+            return
+        token = session.get(orm.APIToken, token_id)
+        if token is not None and token.user is self.user.orm_user:
+            session.delete(token)
+            session.commit()
 
 
 def _options_from_form(data: dict[str, list[Any]]) -> dict[str, str]:

@@ -15,9 +15,8 @@ class OidcProblem(ValueError):
 def use_oidc(config: Any, public_url: str, environment: Mapping[str, str] = os.environ) -> None:
     """Write the choices into JupyterHub's configuration object.
 
-    Reads ``ELARA_OIDC_`` and AUTHORIZE_URL, TOKEN_URL, USERDATA_URL, CLIENT_ID, CLIENT_SECRET (or
-    CLIENT_SECRET_FILE); and
-    with defaults USERNAME_CLAIM, SCOPES, TITLE, ADMINS, ALLOWED, GROUPS_CLAIM, ALLOWED_GROUPS.
+    Reads ``ELARA_OIDC_`` with AUTHORIZE_URL, TOKEN_URL, USERDATA_URL, CLIENT_ID, CLIENT_SECRET_FILE (or CLIENT_SECRET),
+    and, with defaults, USERNAME_CLAIM, SCOPES, TITLE, ADMINS, ALLOWED.
 
     Raises:
         OidcProblem: something is missing.
@@ -47,14 +46,12 @@ def use_oidc(config: Any, public_url: str, environment: Mapping[str, str] = os.e
     authenticator.login_service = environment.get("ELARA_OIDC_TITLE") or "your organisation"
     authenticator.enable_pkce = True
     authenticator.admin_users = listed("ADMINS")
-    allowed, groups = listed("ALLOWED"), listed("ALLOWED_GROUPS")
-    if groups:
-        authenticator.auth_state_groups_key = environment.get("ELARA_OIDC_GROUPS_CLAIM") or "groups"
-        authenticator.allowed_groups = groups
+    allowed = listed("ALLOWED")
     if allowed:
         authenticator.allowed_users = allowed | listed("ADMINS")
-    # Whoever the provider lets in may come in, unless the admin narrowed it down.
-    authenticator.allow_all = not (allowed or groups)
+    # Whoever the provider lets in may come in, unless the admin narrowed it down. The provider's groups are not taken
+    # over: an authenticator that manages groups would overwrite, at each sign-in, the teams that Elara keeps.
+    authenticator.allow_all = not allowed
 
 
 def _secret(environment: Mapping[str, str]) -> str:
