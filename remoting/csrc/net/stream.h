@@ -43,6 +43,8 @@ class Stream {
 
   // Reads at least one byte and at most `most`. Throws ConnectionLost at the end of the stream.
   virtual size_t read_some(void* into, size_t most) = 0;
+  // Whether bytes were taken from the socket and not handed out yet, which poll() on fd() does not see.
+  virtual bool buffered() { return false; }
   // Writes all the pieces; the array is not changed.
   virtual void write_all(std::span<const iovec> pieces) = 0;
 
@@ -104,6 +106,7 @@ class TlsStream final : public Stream {
   ~TlsStream() override;
 
   size_t read_some(void* into, size_t most) override;
+  bool buffered() override;
   void write_all(std::span<const iovec> pieces) override;
   using Stream::write_all;
 

@@ -209,6 +209,11 @@ size_t TlsStream::read_some(void* into, size_t most) {
   }
 }
 
+bool TlsStream::buffered() {
+  std::unique_lock<std::mutex> lock(lock_);
+  return SSL_has_pending(session_) == 1;
+}
+
 void TlsStream::write_piece(const char* data, size_t count) {
   std::unique_lock<std::mutex> lock(lock_);
   while (count != 0) {

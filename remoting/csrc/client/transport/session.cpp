@@ -322,9 +322,7 @@ void Session::end_turn() {
 }
 
 void Session::wait_readable(uint64_t ticket, uint64_t read_bytes) {
-  // TLS may hold decrypted bytes that poll does not see; there the read itself waits, and Ctrl-C is noticed after it.
-  if (dynamic_cast<net::PlainStream*>(stream_.get()) == nullptr) return;
-  for (;;) {
+  while (!stream_->buffered()) {
     pollfd waiting{stream_->fd(), POLLIN, 0};
     const int ready = ::poll(&waiting, 1, -1);
     if (ready > 0) return;
