@@ -185,7 +185,7 @@ class FakeService:
         refusal = self._refusal(body)
         if refusal is not None and not body.get("wait"):
             return web.json_response({"error": refusal}, status=409)
-        lease_id = str(uuid.uuid4())
+        lease_id = uuid.uuid4().hex
         lease: dict[str, Any] = {
             "id": lease_id,
             "state": "queued" if refusal or self.queue else "starting",

@@ -37,6 +37,10 @@ class Lab:
         for folder in (data / "labextensions", config / "jupyter_server_config.d", self.folder / "work"):
             folder.mkdir(parents=True, exist_ok=True)
         (data / "labextensions" / "jupyterlab-elara").symlink_to(built)
+        # No question about news in front of what is tested.
+        quiet = self.folder / "settings" / "@jupyterlab" / "apputils-extension"
+        quiet.mkdir(parents=True)
+        (quiet / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
         enabled = EXTENSION / "jupyter-config" / "server-config" / "jupyterlab_elara.json"
         (config / "jupyter_server_config.d" / enabled.name).write_text(enabled.read_text())
         return {
@@ -56,7 +60,6 @@ class Lab:
             [
                 *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
                 *(f"--port={self.port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={JUPYTER_TOKEN}"),
-                "--LabApp.news_url=None",
                 "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
                 *self._options,
             ],

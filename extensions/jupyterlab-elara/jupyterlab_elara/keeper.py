@@ -212,7 +212,6 @@ class Keeper:
         self.trouble = None
         if self._is_attaching():
             return  # ask again when the user's own request is done
-        self._found_again = True
         held = self.lease
         leases = [lease for lease in leases if lease["id"] not in self._to_end]
         if held is not None and not any(same_lease(lease["id"], held["id"]) for lease in leases):
@@ -229,7 +228,7 @@ class Keeper:
             else:
                 self._attaching = asyncio.get_running_loop().create_task(self._resume(lease), name="elara-attach")
                 self._attaching.add_done_callback(self._report_late_failure)
-        self._forget_found = False
+        self._found_again, self._forget_found = True, False
 
     async def _adopt_from_file(self) -> None:
         """`elara attach` in a terminal attaches for the whole workspace; keep that lease like our own."""
@@ -314,6 +313,8 @@ class Keeper:
             return lease
         except (ServiceError, asyncio.CancelledError) as error:
             if isinstance(error, ServiceError) and error.status is not None:
+                if error.reason == "already_attached":
+                    self._found_again = False  # by whom? Find that lease and show it
                 raise
             # The request may have reached the service, and its answer not us: look for it, and hand it back.
             if self.pending is not None:
@@ -351,12 +352,13 @@ class Keeper:
         self._take(lease)
 
     def _take(self, lease: Lease) -> None:
+        if self.lease is None or not same_lease(self.lease["id"], lease["id"]):
+            # A lease shorter than a warning's time is not warned about the moment it begins.
+            self._warned = passed_warnings(seconds_left(lease))
         self._see(lease)
         self.trouble = None
         self.last_end = None
         self._beats_without_file = 0
-        # A lease shorter than a warning's time is not warned about the moment it begins.
-        self._warned = passed_warnings(seconds_left(lease))
         self._next_beat = asyncio.get_running_loop().time() + self._heartbeat_seconds
 
     async def _on_state(self, lease: Lease) -> None:

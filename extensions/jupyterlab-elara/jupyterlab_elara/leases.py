@@ -10,12 +10,13 @@ from typing import Any
 from elara_remoting import attachment as attachments
 from elara_remoting.workspace import Lease
 
-_LOSSES = ("lost", "node", "device", "fault", "failed", "crash", "unknown_lease")
+_FAULTS = ("node_", "device_", "unknown_lease")
+"""How reasons of an end begin that is nobody's wish and no limit."""
 
 _ENDINGS = {
     "expired": "The time of the GPU was up, so it was handed back.",
     "idle": "The GPU was handed back because nothing used it.",
-    "abandoned": "The GPU was handed back because the service heard nothing from this workspace.",
+    "workspace_lost": "The GPU was handed back because the service heard nothing from this workspace.",
     "unknown_lease": "The service no longer knows this lease, so its GPU is gone.",
 }
 
@@ -70,7 +71,7 @@ def seconds_left(lease: Mapping[str, Any] | None) -> float | None:
 def is_loss(lease: Mapping[str, Any]) -> bool:
     """Did the lease end by a fault, and not by its time or somebody's wish?"""
     reason = str(lease.get("end_reason") or "")
-    return any(word in reason for word in _LOSSES)
+    return reason.startswith(_FAULTS)
 
 
 def why_ended(lease: Mapping[str, Any]) -> tuple[str, str]:

@@ -52,7 +52,7 @@ class StatusBoard:
             "last_request": keeper.last_request if keeper else None,
             "pool": self._pool if with_pool else None,
             "limits": {"max_minutes": int(self._quota.get("max_lease_minutes") or DEFAULT_MAX_MINUTES)},
-            "service": {"reachable": trouble is None, "message": str(trouble) if trouble else None},
+            "service": {"reachable": trouble is None, "message": sentence(trouble) if trouble else None},
             "notifications": keeper.notices.to_json() if keeper else [],
             "now": datetime.now(UTC).isoformat(),
         }
@@ -154,11 +154,21 @@ class StatusBoard:
         return None
 
 
+def sentence(error: ServiceError) -> str:
+    """What is wrong and the next step."""
+    return f"{_message(error)} {error.next_step}".strip()
+
+
+def _message(error: ServiceError) -> str:
+    # The address of the service is for the log; the reader of a page can do nothing with it.
+    return "The Elara service does not answer." if error.reason == "service_unreachable" else error.message
+
+
 def refusal(error: ServiceError) -> dict[str, Any]:
     """A refusal as the front end reads it."""
     return {
         "reason": error.reason,
-        "message": error.message,
+        "message": _message(error),
         "next_step": error.next_step,
         "details": error.details,
     }

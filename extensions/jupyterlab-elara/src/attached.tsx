@@ -1,5 +1,6 @@
 import * as React from 'react';
 
+import { extensions } from './choices';
 import {
   EMULATED,
   formatClock,
@@ -8,19 +9,22 @@ import {
   formatUsage
 } from './format';
 import { GpuModel } from './model';
-import { EmulatedBadge, Refusal, useAction } from './parts';
+import { EmulatedBadge, Field, Refusal, useAction } from './parts';
 import { ILeaseDevice } from './types';
-
-const EXTENSIONS = [15, 30, 60, 120];
 
 /** What the popover shows while devices are attached: each device, the time left, Extend and Detach. */
 export function AttachedView(props: {
   model: GpuModel;
 }): React.ReactElement | null {
   const { model } = props;
-  const [minutes, setMinutes] = React.useState(30);
+  const [wanted, setMinutes] = React.useState(30);
   const [confirming, setConfirming] = React.useState(false);
   const [told, setTold] = React.useState('');
+  const offered = extensions(
+    model.status?.limits.max_minutes ?? 480,
+    model.secondsLeft
+  );
+  const minutes = offered.includes(wanted) ? wanted : (offered[0] ?? 0);
   const extend = useAction(async () => {
     await model.extend(minutes);
     setTold(`Extended by ${formatDuration(minutes * 60)}.`);
@@ -60,21 +64,25 @@ export function AttachedView(props: {
           and detach when it is back.
         </p>
       )}
-      <div className="elara-Extend">
-        <label>
-          <span>Extend by</span>
+      {offered.length === 0 && (
+        <p className="elara-Hint">
+          It has the longest time that your project allows; extend it later.
+        </p>
+      )}
+      <div className="elara-Extend" hidden={offered.length === 0}>
+        <Field label="Extend by">
           <select
             value={minutes}
             onChange={event => setMinutes(Number(event.target.value))}
             data-autofocus
           >
-            {EXTENSIONS.map(value => (
+            {offered.map(value => (
               <option key={value} value={value}>
                 {formatDuration(value * 60)}
               </option>
             ))}
           </select>
-        </label>
+        </Field>
         <button
           type="button"
           className="jp-mod-styled jp-mod-accept"

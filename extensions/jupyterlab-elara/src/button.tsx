@@ -53,7 +53,7 @@ export class GpuButton extends GpuWidget {
         onClick={event => this.open(event.currentTarget)}
       >
         <gpuIcon.react tag="span" className="elara-Button-icon" />
-        <span className="elara-Button-label">{label}</span>
+        <span className="elara-Button-label">{label}</span>{' '}
         {detail && <span className="elara-Button-detail">· {detail}</span>}
       </button>
     );

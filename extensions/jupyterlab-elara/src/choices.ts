@@ -21,6 +21,47 @@ interface IRequestLike {
 
 export type ShareChoice = '1000' | '500' | '250' | 'memory';
 
+/**
+ * One entry for each name of a model: a request names a model, not how much memory it has. Of several sizes the smallest
+ * counts.
+ */
+export function mergeModels<
+  T extends IModelLike & { devices: number; free_share_total: number }
+>(models: T[]): T[] {
+  const merged = new Map<string, T>();
+  for (const entry of models) {
+    const other = merged.get(entry.model);
+    merged.set(
+      entry.model,
+      other
+        ? {
+            ...other,
+            devices: other.devices + entry.devices,
+            healthy: other.healthy + entry.healthy,
+            free_whole: other.free_whole + entry.free_whole,
+            free_share_total: other.free_share_total + entry.free_share_total,
+            largest_free_share: Math.max(
+              other.largest_free_share,
+              entry.largest_free_share
+            ),
+            memory_bytes: Math.min(other.memory_bytes, entry.memory_bytes)
+          }
+        : entry
+    );
+  }
+  return [...merged.values()];
+}
+
+/** By how many minutes a lease can be extended when it may end `limit` minutes from now at most. */
+export function extensions(
+  limit: number,
+  secondsLeft: number | null
+): number[] {
+  const most = Math.floor(limit - (secondsLeft ?? 0) / 60);
+  const usual = [15, 30, 60, 120].filter(minutes => minutes <= most);
+  return usual.length > 0 || most < 1 ? usual : [most];
+}
+
 /** The state of the form's fields. */
 export interface IForm {
   model: string;

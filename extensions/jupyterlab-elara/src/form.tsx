@@ -6,12 +6,20 @@ import {
   freeText,
   IForm,
   initialForm,
+  mergeModels,
   ShareChoice,
   toRequest
 } from './choices';
 import { EMULATED, formatBytes, formatDuration, offerLabel } from './format';
 import { GpuModel } from './model';
-import { asRefusal, EmulatedBadge, Holders, Refusal, useAction } from './parts';
+import {
+  asRefusal,
+  EmulatedBadge,
+  Field,
+  Holders,
+  Refusal,
+  useAction
+} from './parts';
 import { IOffer, IPoolModel, IPreview, IRefusal, IRequest } from './types';
 
 const SHARES: [ShareChoice, string][] = [
@@ -28,7 +36,7 @@ const PREVIEW_AGAIN = 5000;
 /** The form of the popover: what is free, how many, which share, for how long, and what the service says to it. */
 export function AttachForm(props: { model: GpuModel }): React.ReactElement {
   const { model } = props;
-  const models = model.status?.pool?.models ?? [];
+  const models = mergeModels(model.status?.pool?.models ?? []);
   const limit = model.status?.limits.max_minutes ?? 480;
   const [chosen, setChosen] = React.useState<IForm | null>(null);
   // Until the pool is known nothing is chosen; then the first proposal stands until the user changes it.
@@ -78,7 +86,7 @@ export function AttachForm(props: { model: GpuModel }): React.ReactElement {
         <legend>Device</legend>
         {models.map((entry, index) => (
           <ModelChoice
-            key={`${entry.model}/${entry.emulated}`}
+            key={entry.model}
             entry={entry}
             checked={entry.model === form.model}
             first={index === 0}
@@ -105,8 +113,7 @@ export function AttachForm(props: { model: GpuModel }): React.ReactElement {
       </fieldset>
       <div className="elara-Row">
         {form.share === 'memory' && (
-          <label>
-            <span>GiB of each</span>
+          <Field label="GiB of each">
             <input
               type="text"
               inputMode="decimal"
@@ -114,10 +121,9 @@ export function AttachForm(props: { model: GpuModel }): React.ReactElement {
               aria-invalid={!!problem}
               onChange={event => change({ gib: event.target.value })}
             />
-          </label>
+          </Field>
         )}
-        <label>
-          <span>How many</span>
+        <Field label="How many">
           <input
             type="number"
             min={1}
@@ -125,9 +131,8 @@ export function AttachForm(props: { model: GpuModel }): React.ReactElement {
             value={Number.isNaN(form.count) ? '' : form.count}
             onChange={event => change({ count: event.target.valueAsNumber })}
           />
-        </label>
-        <label>
-          <span>For</span>
+        </Field>
+        <Field label="For">
           <select
             value={form.minutes}
             onChange={event => change({ minutes: Number(event.target.value) })}
@@ -138,7 +143,7 @@ export function AttachForm(props: { model: GpuModel }): React.ReactElement {
               </option>
             ))}
           </select>
-        </label>
+        </Field>
       </div>
       <div className="elara-Preview" aria-live="polite" aria-atomic="true">
         {problem ? (
@@ -156,6 +161,7 @@ export function AttachForm(props: { model: GpuModel }): React.ReactElement {
         <Offers
           refusal={refusal}
           form={form}
+          models={models}
           busy={attach.busy}
           onTake={submit}
         />
@@ -218,6 +224,7 @@ function RefusedPreview(props: { refusal: IRefusal }): React.ReactElement {
 function Offers(props: {
   refusal: IRefusal;
   form: IForm;
+  models: IPoolModel[];
   busy: boolean;
   onTake: (request: IRequest) => void;
 }): React.ReactElement | null {
@@ -236,7 +243,14 @@ function Offers(props: {
           disabled={props.busy}
           onClick={() => props.onTake(offerRequest(nearest, props.form))}
         >
-          Take {offerLabel(nearest)} now
+          Take{' '}
+          {offerLabel({
+            ...nearest,
+            emulated: props.models.some(
+              entry => entry.model === nearest.model && entry.emulated
+            )
+          })}{' '}
+          now
         </button>
       )}
       {canWait && (
@@ -328,7 +342,7 @@ function offerRequest(offer: IOffer, form: IForm): IRequest {
 function amountText(form: IForm, models: IPoolModel[]): string {
   const request = toRequest(form);
   const entry = models.find(candidate => candidate.model === form.model);
-  const label = offerLabel({ ...request, model: entry ? form.model : null });
+  const label = offerLabel({ ...request, emulated: entry?.emulated });
   const each = form.count > 1 ? ' on each' : '';
   return entry && request.share !== undefined
     ? `${label}, ${formatBytes((entry.memory_bytes * request.share) / 1000)}${each}`

@@ -148,11 +148,16 @@ export function offerLabel(offer: {
   share?: number;
   memory_bytes?: number;
   model?: string | null;
+  emulated?: boolean;
 }): string {
   const amount =
     offer.memory_bytes !== undefined
       ? formatBytes(offer.memory_bytes)
       : formatShare(offer.share ?? 1000);
-  const model = offer.model ? shortModel(offer.model) : 'device';
+  const model = offer.emulated
+    ? EMULATED
+    : offer.model
+      ? shortModel(offer.model)
+      : 'device';
   return `${offer.count} × ${amount} ${model}`;
 }

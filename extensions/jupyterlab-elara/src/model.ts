@@ -141,6 +141,12 @@ export class GpuModel implements IDisposable {
     void this.refresh();
   }
 
+  /** Whether devices of this name compute on a CPU, as far as the pool was read. */
+  isEmulated(model: string | null | undefined): boolean {
+    const models = this._status?.pool?.models ?? [];
+    return models.some(entry => entry.model === model && entry.emulated);
+  }
+
   /** The request to repeat for "Attach again". */
   get lastRequest(): IRequest | null {
     return this._lastRequest ?? this._status?.last_request ?? null;

@@ -10,6 +10,13 @@ const EXTEND_MINUTES = 30;
 /** Show each notice of the model as a notification with the action that fits it. */
 export function showNotices(model: GpuModel, open: () => void): void {
   let warning: string | null = null;
+  const ends: string[] = [];
+  model.changed.connect(() => {
+    if (model.phase === 'attached') {
+      // "Attach again" has no meaning any more.
+      ends.splice(0).forEach(id => Notification.dismiss(id));
+    }
+  });
   model.noticed.connect((_, notice) => {
     if (warning !== null) {
       // One warning at a time: the later one has the right figure, and after the end none is right.
@@ -28,7 +35,7 @@ export function showNotices(model: GpuModel, open: () => void): void {
         ]
       });
     } else {
-      tellEnd(notice, model, open);
+      ends.push(tellEnd(notice, model, open));
     }
   });
 }
@@ -52,8 +59,8 @@ export function tellRefusal(error: unknown): void {
   Notification.error(`${message} ${next_step}`.trim(), { autoClose: false });
 }
 
-function tellEnd(notice: INotice, model: GpuModel, open: () => void): void {
-  Notification.emit(
+function tellEnd(notice: INotice, model: GpuModel, open: () => void): string {
+  return Notification.emit(
     notice.message,
     notice.kind === 'lost' ? 'error' : 'warning',
     {

@@ -105,3 +105,17 @@ function holderText(holder: IHolder): string {
 export function EmulatedBadge(): React.ReactElement {
   return <span className="elara-Badge">{EMULATED}</span>;
 }
+
+/** A field with its label above it. */
+export function Field(props: {
+  label: string;
+  children: React.ReactElement;
+}): React.ReactElement {
+  const id = React.useId();
+  return (
+    <div className="elara-Field">
+      <label htmlFor={id}>{props.label}</label>
+      {React.cloneElement(props.children, { id })}
+    </div>
+  );
+}

@@ -110,7 +110,7 @@ export class GpuPopover extends ReactWidget {
     this._sizes.observe(this.node);
     void this.renderPromise?.then(() => {
       this._place();
-      this._focusInside(true);
+      this._focusInside();
     });
   }
 
@@ -138,20 +138,23 @@ export class GpuPopover extends ReactWidget {
 
   private _onChanged(): void {
     this.update();
-    void this.renderPromise?.then(() => this._focusInside(false));
+    void this.renderPromise?.then(() => this._focusInside());
   }
 
-  /** Focus the first field when the popover opens; later, only bring a focus back that a new view has dropped. */
-  private _focusInside(opening: boolean): void {
+  /**
+   * Focus the first field once it is there (the pool may come a moment later); after that, only bring a focus back that
+   * a new view has dropped.
+   */
+  private _focusInside(): void {
     if (this.isDisposed) {
       return;
     }
     const active = document.activeElement;
-    if (opening) {
-      const first =
-        this.node.querySelector<HTMLElement>('[data-autofocus]') ?? this.node;
+    const first = this.node.querySelector<HTMLElement>('[data-autofocus]');
+    if (this._opening && first) {
+      this._opening = false;
       first.focus();
-    } else if (active === document.body || active === null) {
+    } else if (this._opening || active === document.body || active === null) {
       this.node.focus();
     }
   }
@@ -162,6 +165,7 @@ export class GpuPopover extends ReactWidget {
       event.stopPropagation();
       this.close();
     } else if (event.key === 'Tab') {
+      this._opening = false;
       this._onTab(event);
     }
   }
@@ -218,6 +222,7 @@ export class GpuPopover extends ReactWidget {
     this.node.style.top = `${clamp(top, height, window.innerHeight)}px`;
   }
 
+  private _opening = true;
   private readonly _returnTo: HTMLElement | null;
   private readonly _sizes: ResizeObserver;
 }

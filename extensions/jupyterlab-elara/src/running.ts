@@ -1,7 +1,13 @@
 import { IRunningSessions } from '@jupyterlab/running';
 import { Signal } from '@lumino/signaling';
 
-import { deviceName, formatDuration, formatShare, formatUsage } from './format';
+import {
+  deviceName,
+  devicesLabel,
+  formatDuration,
+  formatShare,
+  formatUsage
+} from './format';
 import { gpuIcon } from './icons';
 import { GpuModel } from './model';
 import { ILeaseDevice } from './types';
@@ -27,7 +33,8 @@ export function runningAttachments(
   });
   const item = (device: ILeaseDevice): IRunningSessions.IRunningItem => ({
     icon: () => gpuIcon,
-    label: () => `cuda:${device.ordinal} ${deviceName(device)}`,
+    // Short: the panel is narrow. The whole name is in the title.
+    label: () => `cuda:${device.ordinal} ${devicesLabel([device])}`,
     labelTitle: () =>
       `${deviceName(device)}, share ${formatShare(device.share)}, memory ` +
       formatUsage(device.used_bytes, device.memory_bytes),

@@ -28,7 +28,15 @@ export function PendingView(props: { model: GpuModel }): React.ReactElement {
               : `You are in the queue; ${ahead} before you.`
           : 'Getting your GPU ready. Your notebooks go on meanwhile.'}
         {request && (
-          <span className="elara-Hint"> Asked for {offerLabel(request)}.</span>
+          <span className="elara-Hint">
+            {' '}
+            Asked for{' '}
+            {offerLabel({
+              ...request,
+              emulated: model.isEmulated(request.model)
+            })}
+            .
+          </span>
         )}
       </p>
       <div className="elara-Progress" role="progressbar" aria-label="Attaching">
@@ -60,7 +68,6 @@ export function PendingView(props: { model: GpuModel }): React.ReactElement {
           className="jp-mod-styled jp-mod-reject"
           disabled={cancel.busy}
           onClick={cancel.run}
-          data-autofocus
         >
           Cancel
         </button>
