@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import signal
 import subprocess
@@ -187,3 +188,22 @@ def test_a_lock_out_survives_a_restart_of_the_hub(world: HubWorld, admin: Browse
     world.start_hub()
     world.wait_for_hub()
     assert world.browser().sign_in("alan").status_code == 429
+
+
+def test_where_sign_up_is_on_an_administrator_approves(world: HubWorld, admin: Browser) -> None:
+    world.stop("hub")
+    world.extra["ELARA_SIGN_UP"] = "approval"
+    world.start_hub()
+    world.wait_for_hub()
+    person = world.browser()
+    assert "Ask for an account" in person.http.get("/hub/login").text
+    person.http.get("/hub/signup")
+    asked = person.post("/hub/signup", username="hedy", password=PASSWORD, repeated=PASSWORD)
+    assert "waits for an administrator's approval" in html.unescape(asked.text)
+    early = person.sign_in("hedy")
+    assert early.status_code == 403
+    assert "waits for an administrator's approval" in html.unescape(early.text)
+    admin.http.get("/hub/accounts")
+    assert "hedy may sign in" in admin.post("/hub/accounts", action="approve", name="hedy").text
+    person.sign_in("hedy")
+    assert person.signed_in()

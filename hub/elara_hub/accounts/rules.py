@@ -18,7 +18,7 @@ class BadInput(ValueError):
 
 @dataclass(frozen=True)
 class Bucket:
-    """Failures counted under one key: the first `free` of them cost nothing, each further one twice the last."""
+    """Failures counted under one key: number `free` locks for a moment, each further one for twice as long."""
 
     kind: str
     free: int
