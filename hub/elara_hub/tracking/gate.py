@@ -105,19 +105,23 @@ class Gate:
         if sentence := rules.refusal(request.method, inner, workspace, access):
             return _refused(403, "PERMISSION_DENIED", sentence)
         await asyncio.to_thread(self._keeper.ensure, access)
-        return await self._admit(request, inner, access)
+        return await self._admit(request, inner, access, self._keeper.default_experiment(workspace))
 
-    async def _admit(self, request: Request, inner: str, access: Access) -> Response | tuple[Scope, Receive]:
+    async def _admit(
+        self, request: Request, inner: str, access: Access, default: str | None
+    ) -> Response | tuple[Scope, Receive]:
         if not rules.rewrites_body(request.method, inner):
             length = request.headers.get("content-length")
-            return _stripped(request, self._voucher.header(access.user), length), request.receive
+            scope = _stripped(request, self._voucher.header(access.user), length)
+            scope["query_string"] = rules.new_query(inner, scope.get("query_string", b""), default)
+            return scope, request.receive
         body = bytearray()
         async for chunk in request.stream():
             body += chunk
             if len(body) > _MOST_JSON:
                 return _refused(400, "INVALID_PARAMETER_VALUE", "The request is too large for a description of a run.")
         try:
-            told = rules.new_body(inner, bytes(body), access.user)
+            told = rules.new_body(inner, bytes(body), access.user, default)
         except rules.BodyRefused as error:
             return _refused(400, "INVALID_PARAMETER_VALUE", str(error))
         scope = _stripped(request, self._voucher.header(access.user), str(len(told)))

@@ -33,12 +33,13 @@ class GrantKeeper:
     nothing.
     """
 
-    def __init__(self, auth_store: Any, workspace_store: Any) -> None:
+    def __init__(self, auth_store: Any, workspace_store: Any, tracking_store: Any) -> None:
         self._auth = auth_store
         self._workspaces = workspace_store
+        self._tracking = tracking_store
         self._lock = threading.Lock()
         self._done: dict[tuple[str, str], Role] = {}
-        self._known_workspaces: set[str] = set()
+        self._defaults: dict[str, str] = {}
 
     def ensure(self, access: Access) -> None:
         """Make user, workspaces, roles and assignments for one answer. Raises MlflowException when MLflow's database
@@ -55,6 +56,10 @@ class GrantKeeper:
                 self._done[(access.user, workspace)] = role
             self._done[(access.user, "")] = "viewer"
 
+    def default_experiment(self, workspace: str | None) -> str | None:
+        """The number of the experiment for runs whose author named none; None for an unknown workspace."""
+        return self._defaults.get(workspace) if workspace else None
+
     def _user(self, name: str) -> int:
         if not self._auth.has_user(name):
             # The gate signs people in; this password is told to nobody and checked by nobody.
@@ -65,7 +70,7 @@ class GrantKeeper:
         return int(user.id)
 
     def _workspace(self, name: str) -> None:
-        if name in self._known_workspaces:
+        if name in self._defaults:
             return
         from mlflow.entities.workspace import Workspace
 
@@ -74,7 +79,17 @@ class GrantKeeper:
         present = {role.name: role for role in self._auth.list_roles([name])}
         for role in ROLES:
             self._role(name, role, present.get(role_name(role)))
-        self._known_workspaces.add(name)
+        self._defaults[name] = self._default_experiment(name)
+
+    def _default_experiment(self, workspace: str) -> str:
+        from mlflow.utils import workspace_context
+
+        workspace_context.set_server_request_workspace(workspace)
+        try:
+            found = self._tracking.get_experiment_by_name("Default")
+            return str(found.experiment_id if found else self._tracking.create_experiment("Default"))
+        finally:
+            workspace_context.clear_server_request_workspace()
 
     def _role(self, workspace: str, role: Role, found: Any) -> None:
         record = found or self._auth.create_role(role_name(role), workspace, f"{role} of the project")

@@ -74,7 +74,7 @@ def build(settings: TrackingSettings) -> ASGIApp:
     app = auth.create_app()
     client = httpx.AsyncClient(trust_env=False)
     book = AccessBook(ServiceAccess(settings.access_url, settings.internal_token, client))
-    keeper = GrantKeeper(auth.store, _get_workspace_store())
+    keeper = GrantKeeper(auth.store, _get_workspace_store(), handlers._get_tracking_store())
     return Gate(app, settings.prefix, book, keeper, BrowserSignIn(settings, client), VOUCHER)
 
 
