@@ -15,6 +15,9 @@ from elara_hub.refusal import Refusal
 from elara_hub.tenancy import workspaces
 from elara_hub.tenancy.names import check_user
 
+MLFLOW_ACCESS = frozenset({"access:services!service=mlflow"})
+"""What a token must be allowed to open for MLflow to let it in."""
+
 router = APIRouter(prefix="/internal", tags=["internal"], dependencies=[Depends(internal)])
 
 
@@ -56,7 +59,7 @@ def put_user(found: Core, user: str, body: UserBody) -> dict[str, Any]:
 
 @router.post("/mlflow/access", summary="Whose token it is, and which MLflow workspaces it opens")
 async def mlflow_access(found: Core, body: TokenBody) -> dict[str, Any]:
-    identity = await found.hub.identify(body.token, fresh=False)
+    identity = await found.hub.identify(body.token, fresh=False, access_scopes=MLFLOW_ACCESS)
     if identity is None or found.people.is_disabled(identity.name):
         raise Refusal("not_signed_in", "This token opens nothing here.", "Sign in through the hub again.", status=401)
     await found.people.seen(identity.name)

@@ -43,8 +43,13 @@ class HubLink:
         self._access_scopes = frozenset(str(scope) for scope in scopes)
         self._trust_hub_admins = settings.trust_hub_admins
 
-    async def identify(self, token: str, *, fresh: bool, by_cookie: bool = False) -> Identity | None:
+    async def identify(
+        self, token: str, *, fresh: bool, by_cookie: bool = False, access_scopes: frozenset[str] | None = None
+    ) -> Identity | None:
         """Whose token it is, or None. `fresh`: do not reuse an earlier answer.
+
+        `access_scopes`: the scopes that open a neighbour's service, when it is the neighbour who asks: a browser's
+        sign-in to MLflow gives a token for MLflow alone.
 
         Raises:
             Refusal: (503) the hub does not answer.
@@ -57,7 +62,7 @@ class HubLink:
             return None
         return identity_of(
             model,
-            access_scopes=self._access_scopes,
+            access_scopes=self._access_scopes if access_scopes is None else access_scopes,
             trust_hub_admins=self._trust_hub_admins,
             by_cookie=by_cookie,
         )
