@@ -21,8 +21,9 @@ def serve(fd, *, ledger_fd, slot, **options):
         (value,) = struct.unpack_from("<Q", ledger, 8 * word)
         struct.pack_into("<Q", ledger, 8 * word, value + amount)
 
-    stream = socket.socket(fileno=fd).makefile("rw")
-    for line in stream:
+    connection = socket.socket(fileno=fd)
+    stream = connection.makefile("w")
+    for line in connection.makefile("r"):
         command, *arguments = line.split()
         answer = "ok"
         if command == "pid":
