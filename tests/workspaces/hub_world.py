@@ -109,6 +109,7 @@ class HubWorld:
         self.data = data
         self.logs = data.parent / (data.name + "-logs")
         self.logs.mkdir()
+        data.mkdir(exist_ok=True)
         self.public, self.hub_port, self.proxy_port, self.service_port, self.mlflow_port = (
             free_port() for _ in range(5)
         )
