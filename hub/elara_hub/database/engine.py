@@ -45,7 +45,9 @@ class Database:
             _prepare_sqlite(self.engine)
         else:
             _prepare_postgres(self.engine)
-        self._read = sessionmaker(self.engine, expire_on_commit=False)
+        # Several queries of one reader shall see one state; SQLite does that by itself.
+        snapshot = {} if self.backend == "sqlite" else {"isolation_level": "REPEATABLE READ"}
+        self._read = sessionmaker(self.engine.execution_options(**snapshot), expire_on_commit=False)
         self._write = sessionmaker(self.engine.execution_options(**{_WRITE: True}), expire_on_commit=False)
         # Writers of this process queue here, in turn, instead of polling the database's lock.
         self._turn = threading.Lock()
