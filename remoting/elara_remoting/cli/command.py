@@ -69,8 +69,7 @@ async def run_command(command: Sequence[str], environment: Mapping[str, str], si
     try:
         child = await asyncio.create_subprocess_exec(*command, env=dict(environment), preexec_fn=before_exec)
     except FileNotFoundError:
-        click.echo(f"Error: The command {command[0]!r} was not found. Check its name and your PATH.", err=True)
-        return 127
+        return not_found(command[0])
     except (OSError, ValueError) as error:
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         click.echo(f"Error: The command {command[0]!r} cannot be run: {text}.", err=True)
@@ -81,3 +80,9 @@ async def run_command(command: Sequence[str], environment: Mapping[str, str], si
     finally:
         signals.ignore()
     return 128 - status if status < 0 else status
+
+
+def not_found(name: str) -> int:
+    """Say so; returns the status that a shell would give."""
+    click.echo(f"Error: The command {name!r} was not found. Check its name and your PATH.", err=True)
+    return 127

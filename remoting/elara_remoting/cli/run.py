@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,6 +60,10 @@ def run(
         raise click.UsageError("Say which devices: --local N for this machine's, or --from FILE for another machine's.")
     if not command:
         raise click.UsageError("Say what to run: elara run --local 1 -- COMMAND")
+    if "/" not in command[0] and shutil.which(command[0]) is None:
+        from elara_remoting.cli.command import not_found
+
+        sys.exit(not_found(command[0]))
     if offer is not None:
         if (share, memory, device_memory, threads) != (None, None, None, None):
             raise click.UsageError("What another machine offers is decided there: --from takes no -p, -m or others.")
