@@ -19,6 +19,7 @@ from aiohttp import web
 API = "/services/elara/api/v1"
 TOKEN = "workspace-token"
 GIB = 2**30
+EMULATED_MODEL = "Elara emulated device (CPU)"
 
 
 @dataclass
@@ -35,7 +36,7 @@ class PoolDevice:
 
 def emulated_pool() -> list[PoolDevice]:
     """What a machine without a GPU offers."""
-    return [PoolDevice("Emulated GPU", 2 * GIB, emulated=True) for _ in range(2)]
+    return [PoolDevice(EMULATED_MODEL, 2 * GIB, emulated=True) for _ in range(2)]
 
 
 class FakeService:
@@ -143,7 +144,7 @@ class FakeService:
                 "user": "ada",
                 "admin": False,
                 "projects": [{**place, "role": self.role}],
-                "workspace": {**place, "server": self.server},
+                "workspace": {**place, "server": self.server, "role": self.role},
             }
         )
 

@@ -83,6 +83,7 @@ def test_attach_use_extend_detach(lab_page: LabPage, service: FakeService) -> No
     expect(popover).to_contain_text("emulated (CPU)")
     expect(popover).to_contain_text("2 of 2 free")
     popover.get_by_text("1/4", exact=True).click()
+    popover.get_by_label("For", exact=True).select_option("1 h")
     expect(popover).to_contain_text("Free now: 1 × 1/4 emulated (CPU), 512 MiB")
     lab_page.screenshot("popover")
     lab_page.press("Attach")
@@ -122,18 +123,18 @@ def test_everything_works_by_keyboard(lab_page: LabPage, service: FakeService) -
     lab_page.button.focus()
     page.keyboard.press("Enter")
     popover = lab_page.popover
-    expect(popover.get_by_role("radio", name="Emulated GPU")).to_be_focused()
+    expect(popover.get_by_role("radio", name="Elara emulated device")).to_be_focused()
     page.keyboard.press("Escape")
     expect(popover).to_be_hidden()
     expect(lab_page.button).to_be_focused()
     page.keyboard.press("Enter")
-    expect(popover.get_by_role("radio", name="Emulated GPU")).to_be_focused()
+    expect(popover.get_by_role("radio", name="Elara emulated device")).to_be_focused()
     page.keyboard.press("Tab")
     for _ in range(4):  # from whatever was asked for last
         page.keyboard.press("ArrowRight")
         if popover.get_by_role("radio", name="1/2").is_checked():
             break
-    expect(popover).to_contain_text("Free now: 1 × 1/2")
+    expect(popover).to_contain_text("1/2 emulated (CPU)")
     for expected in ("How many", "For"):
         page.keyboard.press("Tab")
         expect(popover.get_by_label(expected, exact=True)).to_be_focused()
@@ -241,7 +242,7 @@ def test_the_running_panel_lists_and_detaches(lab_page: LabPage, service: FakeSe
 
 def test_the_palette_attaches_extends_and_detaches(lab_page: LabPage, service: FakeService) -> None:
     lab_page.command("Attach GPU…")
-    expect(lab_page.popover).to_be_visible()
+    lab_page.popover.get_by_label("For", exact=True).select_option("1 h")
     lab_page.press("Attach")
     expect(lab_page.button).to_have_attribute("data-state", "attached")
     lab_page.page.keyboard.press("Escape")
@@ -263,7 +264,11 @@ def test_warnings_and_losses_are_notified_with_the_action_that_helps(lab_page: L
     lab_page.screenshot("warning")
     warning.get_by_role("button", name="Extend 30 min").click()
     expect(lab_page.button).to_contain_text("34 min")
-    service.end(service.open_leases[0]["id"], "device_lost", "The device Emulated GPU on gpu-1 failed: it fell silent.")
+    service.end(
+        service.open_leases[0]["id"],
+        "device_lost",
+        "The device Elara emulated device (CPU) on gpu-1 failed: it fell silent.",
+    )
     lost = page.get_by_role("alert").filter(has_text="fell silent")
     expect(lost).to_be_visible()
     expect(lab_page.button).to_have_attribute("data-state", "detached")

@@ -15,7 +15,7 @@ from jupyter_server.utils import JupyterServerAuthWarning
 from jupyterlab_elara.routes import ROUTES
 
 from .conftest import StartLab
-from .fake_service import FakeService
+from .fake_service import EMULATED_MODEL, FakeService
 from .jupyter_process import JUPYTER_TOKEN, Lab
 from .waiting import wait_until
 
@@ -114,7 +114,7 @@ def test_preview_offers_the_nearest(user: httpx.Client) -> None:
     assert user.post("elara/preview", json={"count": 1, "minutes": 60}).json() == {"ok": True}
     refused = user.post("elara/preview", json={"count": 3, "minutes": 60}).json()
     assert refused["ok"] is False
-    assert refused["details"]["nearest"] == {"count": 1, "share": 1000, "model": "Emulated GPU"}
+    assert refused["details"]["nearest"] == {"count": 1, "share": 1000, "model": EMULATED_MODEL}
 
 
 def test_polling_is_no_activity_and_a_busy_device_is(user: httpx.Client, shared_service: FakeService) -> None:

@@ -15,15 +15,25 @@ DEFAULT_MAX_MINUTES = 8 * 60
 """The longest time on offer while the project's own limit is not known."""
 
 _PATIENCE_SECONDS = 1.5
+_LOOK_AGAIN_SECONDS = 10.0
 _MAY_ATTACH = ("owner", "editor", "admin", "lead")
 
 
 class StatusBoard:
-    """The status of this workspace. `why_not` is a fact of the environment that keeps devices away, or None."""
+    """The status of this workspace.
 
-    def __init__(self, keeper: Keeper | None, why_not: str | None) -> None:
+    `why_not` tells what keeps devices away for good, or is None; `environment` tells what is missing at the moment, which
+    the user may install while the server runs.
+    """
+
+    def __init__(
+        self, keeper: Keeper | None, why_not: str | None, environment: Callable[[], str | None] = lambda: None
+    ) -> None:
         self._keeper = keeper
-        self._why_not = why_not
+        self._for_good = why_not
+        self._environment = environment
+        self._missing: str | None = None
+        self._looked = float("-inf")
         self._identity: dict[str, Any] = {}
         self._pool: dict[str, Any] | None = None
         self._quota: dict[str, Any] = {}
@@ -39,7 +49,7 @@ class StatusBoard:
                 await self._fresh("lease", 2.0, keeper.refresh)
             if with_pool:
                 await self._fresh("pool", 1.0, self._read_pool)
-        why_not = self._why_not or self._role_problem()
+        why_not = self._why_not()
         trouble = keeper.trouble if keeper else None
         return {
             "available": why_not is None,
@@ -64,7 +74,7 @@ class StatusBoard:
             ServiceError: there is no service to ask.
         """
         if self._keeper is None:
-            raise ServiceError("not_available", self._why_not or "No GPU can be attached here.", status=409)
+            raise ServiceError("not_available", self._why_not() or "No GPU can be attached here.", status=409)
         try:
             answer = await self._keeper.call(self._keeper.client.preview(request))
         except ServiceError as error:
@@ -87,8 +97,13 @@ class StatusBoard:
 
     def may_attach(self) -> ServiceError | None:
         """Why an attach is refused before the service is asked, or None."""
-        why_not = self._why_not or self._role_problem()
+        why_not = self._why_not()
         return ServiceError("not_available", why_not, status=409) if why_not else None
+
+    def _why_not(self) -> str | None:
+        if time.monotonic() - self._looked > _LOOK_AGAIN_SECONDS:
+            self._looked, self._missing = time.monotonic(), self._environment()
+        return self._for_good or self._missing or self._role_problem()
 
     async def _fresh(self, name: str, max_age: float, read: Callable[[], Awaitable[None]]) -> None:
         """Read again what is older than `max_age` seconds; waits a moment for it, and no longer."""
@@ -129,18 +144,13 @@ class StatusBoard:
     def _role(self) -> str | None:
         if self._identity.get("admin"):
             return "admin"
-        place = self._identity.get("workspace") or {}
-        for project in self._identity.get("projects") or []:
-            name = project.get("project") or project.get("slug") or project.get("name")
-            if project.get("team") == place.get("team") and name == place.get("project"):
-                return str(project.get("role"))
-        return None
+        role = (self._identity.get("workspace") or {}).get("role")
+        return str(role) if role else None
 
     def _role_problem(self) -> str | None:
         if not self._identity:
             return None
-        place = self._identity.get("workspace")
-        if not place:
+        if self._project_name() is None:
             return (
                 "This workspace was not opened in a project, so there is no quota to attach a GPU on. "
                 "Stop it and open it again from the hub's page, in a project."

@@ -2,11 +2,11 @@ import * as React from 'react';
 
 import { extensions } from './choices';
 import {
-  EMULATED,
   formatClock,
   formatDuration,
   formatShare,
-  formatUsage
+  formatUsage,
+  modelName
 } from './format';
 import { GpuModel } from './model';
 import { EmulatedBadge, Field, Refusal, useAction } from './parts';
@@ -152,11 +152,10 @@ function DeviceCard(props: { device: ILeaseDevice }): React.ReactElement {
     device.share >= 1000
       ? 'whole device'
       : `${formatShare(device.share)} of the device`;
-  const name = device.model.replace(`(${EMULATED})`, '').trim();
   return (
     <section className="elara-Device" aria-label={`cuda:${device.ordinal}`}>
       <div className="elara-Device-name">
-        <code>cuda:{device.ordinal}</code> <strong>{name}</strong>
+        <code>cuda:{device.ordinal}</code> <strong>{modelName(device)}</strong>
         {device.emulated && <EmulatedBadge />}
       </div>
       <div className="elara-Device-facts">

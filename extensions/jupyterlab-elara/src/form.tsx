@@ -10,7 +10,7 @@ import {
   ShareChoice,
   toRequest
 } from './choices';
-import { EMULATED, formatBytes, formatDuration, offerLabel } from './format';
+import { formatBytes, formatDuration, modelName, offerLabel } from './format';
 import { GpuModel } from './model';
 import {
   asRefusal,
@@ -197,7 +197,7 @@ function ModelChoice(props: {
         data-autofocus={checked ? true : undefined}
       />
       <span className="elara-Model-name">
-        {entry.model.replace(`(${EMULATED})`, '').trim()}
+        {modelName(entry)}
         {entry.emulated && <EmulatedBadge />}
       </span>
       <span className="elara-Model-facts">

@@ -93,16 +93,22 @@ export function shortModel(model: string): string {
   const short = model
     .replace(/\(.*\)/g, '')
     .replace(/^(NVIDIA|AMD|Intel)\s+/i, '')
-    .replace(/\b\d+\s*(GB|GiB|MiB)\b.*$/i, '')
+    .replace(/[-\s]*\b\d+\s*(GB|GiB|MiB)\b.*$/i, '')
     .trim();
   return short || model;
 }
 
+/** A device's name; of an emulated one without the remark in parentheses, because the label stands beside it. */
+export function modelName(device: IDeviceLike): string {
+  const plain = device.model.replace(/\s*\([^)]*\)+\s*$/, '');
+  return device.emulated && plain ? plain : device.model;
+}
+
 /** A device's name with the label of an emulated one. */
 export function deviceName(device: IDeviceLike): string {
-  return device.emulated && !device.model.includes(EMULATED)
-    ? `${device.model}, ${EMULATED}`
-    : device.model;
+  return device.emulated
+    ? `${modelName(device)}, ${EMULATED}`
+    : modelName(device);
 }
 
 /** `1/4 H100`, `2 × H100`, `1/2 emulated (CPU)`. */
