@@ -19,7 +19,7 @@ from .waiting import until
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "service"))
 
-from service_world import API, World, device, open_world
+from service_world import API, World, device, open_world  # type: ignore[import-not-found]
 
 
 class Workspace:

@@ -61,10 +61,9 @@ class ElaraExtension(ExtensionApp):
 
     def initialize_settings(self) -> None:
         keeper, why_not = self._make_keeper()
+        core = Path(self.core_folder) if self.core_folder else None
         self.settings["elara_keeper"] = keeper
-        self.settings["elara_status"] = StatusBoard(
-            keeper, why_not or why_no_devices(Path(self.core_folder) if self.core_folder else None)
-        )
+        self.settings["elara_status"] = StatusBoard(keeper, why_not, lambda: why_no_devices(core))
 
     def initialize_handlers(self) -> None:
         self.handlers.extend(ROUTES)

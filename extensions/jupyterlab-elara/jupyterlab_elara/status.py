@@ -22,8 +22,8 @@ _MAY_ATTACH = ("owner", "editor", "admin", "lead")
 class StatusBoard:
     """The status of this workspace.
 
-    `why_not` tells what keeps devices away for good, or is None; `environment` tells what is missing at the moment, which
-    the user may install while the server runs.
+    `why_not` tells what keeps devices away for good, or is None; `environment` tells what is missing at the moment,
+    which the user may install while the server runs.
     """
 
     def __init__(
