@@ -32,6 +32,7 @@ from elara_hub.pool.live import Live
 API = "/services/elara/api/v1"
 INTERNAL = "internal-secret-of-this-test"
 GIB = 2**30
+REACH = ("access:services!service=elara", "access:services!service=mlflow")
 
 
 class FakeHub:
@@ -51,7 +52,7 @@ class FakeHub:
             self.tokens[f"user-{name}"] = {
                 "kind": "user",
                 "name": name,
-                "scopes": ["access:services!service=elara", f"access:servers!user={name}"],
+                "scopes": [*REACH, f"access:servers!user={name}"],
             }
         self.tokens["user-root"]["scopes"].append("custom:elara:admin")
         self.tokens["a-service"] = {"kind": "service", "name": "x", "scopes": ["access:services", "admin:users"]}
@@ -59,7 +60,7 @@ class FakeHub:
 
     def workspace_token(self, user: str, server: str = "") -> str:
         token = f"workspace-{user}-{server}"
-        scopes = ["access:services!service=elara", "custom:elara:attach", "custom:elara:admin"]
+        scopes = [*REACH, "custom:elara:attach", "custom:elara:admin"]
         self.tokens[token] = {
             "kind": "user",
             "name": user,

@@ -54,6 +54,9 @@ class HubLink:
         Raises:
             Refusal: (503) the hub does not answer.
         """
+        if not (token.isascii() and token.isprintable()) or " " in token:
+            # No hub made it, and it must not get into the header of a request.
+            return None
         try:
             model = await self._auth.user_for_token(token, use_cache=not fresh, sync=False)
         except HTTPError:
