@@ -113,7 +113,7 @@ c.Spawner.http_timeout = 120
 # A workspace that died is noticed after this many seconds, and its devices go back to the pool.
 c.Spawner.poll_interval = 10
 c.LocalSpawner.data_folder = str(settings.data)
-c.LocalSpawner.site_url = settings.public_url
+c.LocalSpawner.site_url = settings.site_url
 c.LocalSpawner.service_url = settings.service_url
 c.LocalSpawner.internal_token = settings.internal_token
 c.LocalSpawner.catalogue_file = str(here / "images/catalogue.yaml")
@@ -121,6 +121,7 @@ c.LocalSpawner.examples_folder = str(here / "examples")
 # Idle workspaces are left running: what is scarce is the devices, and those are handed back by themselves.
 
 # --- Pages ----------------------------------------------------------------------------------------------------------
+c.JupyterHub.logo_file = str(Path(elara_hub.accounts.__path__[0]) / "logo.svg")
 c.JupyterHub.template_paths = [
     str(Path(module.__path__[0]) / "templates") for module in (elara_hub.accounts, elara_spawner)
 ]

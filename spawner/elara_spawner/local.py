@@ -42,6 +42,9 @@ KEPT = [
 """Variables of the hub that a workspace inherits. A list of what may pass, so that no secret of the hub does."""
 
 
+SHELL = "/bin/bash"
+
+
 class LocalSpawner(WorkspaceMixin, LocalProcessSpawner):  # type: ignore[misc]
     """Starts a workspace as a process of the user that the hub runs as, whatever the name of the workspace's user.
 
@@ -116,6 +119,8 @@ class LocalSpawner(WorkspaceMixin, LocalProcessSpawner):  # type: ignore[misc]
 
     def get_args(self) -> list[str]:
         args: list[str] = super().get_args()
+        # Jupyter's own choice is a login shell, whose /etc/profile would take the workspace's environment off PATH.
+        args.append(f"--ServerApp.terminado_settings={{'shell_command': ['{SHELL}']}}")
         if os.geteuid() == 0:
             # Jupyter refuses root without it. Only whoever started the whole installation as root gets here.
             args.append("--allow-root")
@@ -144,7 +149,7 @@ class LocalSpawner(WorkspaceMixin, LocalProcessSpawner):  # type: ignore[misc]
     def user_env(self, env: dict[str, str]) -> dict[str, str]:
         """No account of the machine belongs to the user, so there is none to look up."""
         env["USER"] = self.user.name
-        env["SHELL"] = "/bin/bash"
+        env["SHELL"] = SHELL
         return env
 
     def make_preexec_fn(self, name: str) -> Callable[[], None] | None:

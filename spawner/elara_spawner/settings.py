@@ -11,10 +11,14 @@ from pathlib import Path
 
 @dataclass(frozen=True, repr=False)
 class HubSettings:
-    """Addresses are like ``http://127.0.0.1:8000``, without a path. Tokens are 64 hexadecimal characters."""
+    """Addresses are like ``http://127.0.0.1:8000``, without a path; tokens are 64 hexadecimal characters.
+
+    `site_url` is the proxy as workspaces reach it, `public_url` the same as users type it.
+    """
 
     data: Path
     public_url: str
+    site_url: str
     hub_url: str
     service_url: str
     mlflow_url: str
@@ -51,9 +55,11 @@ def hub_settings(environment: Mapping[str, str] = os.environ) -> HubSettings:
     def secret(name: str, file: str) -> str:
         return environment.get(name) or _kept_secret(private / file)
 
+    public_url = url("ELARA_PUBLIC_URL", "http://127.0.0.1:8000")
     return HubSettings(
         data=data,
-        public_url=url("ELARA_PUBLIC_URL", "http://127.0.0.1:8000"),
+        public_url=public_url,
+        site_url=url("ELARA_SITE_URL", public_url),
         hub_url=url("ELARA_HUB_URL", "http://127.0.0.1:8081"),
         service_url=url("ELARA_SERVICE_URL", "http://127.0.0.1:10101"),
         mlflow_url=url("ELARA_MLFLOW_URL", "http://127.0.0.1:10102"),

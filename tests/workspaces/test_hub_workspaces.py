@@ -158,6 +158,19 @@ def wheel(folder: Path, name: str, version: str) -> None:
         archive.writestr(f"{info}/RECORD", "")
 
 
+def test_a_terminal_finds_the_workspace_s_own_programs(world: HubWorld, mary: Browser) -> None:
+    made = mary.http.post("/user/mary/api/terminals", headers=xsrf(mary))
+    assert made.status_code == 200, made.text
+    workspace = workspace_of(world, "mary")
+    shell = until(
+        lambda: next((p for p in workspace.children() if "bash" in Path(p.cmdline()[0]).name), None),
+        "the terminal's shell",
+    )
+    # As a login shell it would read /etc/profile, which sets PATH anew.
+    assert shell.cmdline() == ["/bin/bash"]
+    assert shell.environ()["PATH"].startswith(str(world.data / "homes" / "mary" / ".elara" / "environment" / "bin"))
+
+
 def test_refusals_are_sentences(world: HubWorld, mary: Browser) -> None:
     for options, sentence in (
         ({"project": "demo/secret"}, "You are not a member of a project 'demo/secret'. You may choose demo/digits"),

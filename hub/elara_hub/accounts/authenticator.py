@@ -13,7 +13,7 @@ from traitlets import Bool, Instance, Unicode, default
 from elara_hub.accounts.first import ensure_admin
 from elara_hub.accounts.pages import page_handlers
 from elara_hub.accounts.passwords import Passwords, TooBusy
-from elara_hub.accounts.rules import LONGEST_PASSWORD, in_words
+from elara_hub.accounts.rules import LONGEST_PASSWORD, BadInput, in_words
 from elara_hub.accounts.store import Accounts
 from elara_hub.accounts.watch import Watch
 
@@ -125,6 +125,13 @@ class AccountsAuthenticator(Authenticator):  # type: ignore[misc]
             fresh = await self.passwords.hash_soon(password)
             await asyncio.to_thread(lambda: self.accounts.set_password(name, fresh, end_sessions=False))
         return name
+
+    def delete_user(self, user: Any) -> None:
+        """Somebody who is deleted on the hub's own page must not come back by signing in."""
+        try:
+            self.accounts.set_state(user.name, "disabled")
+        except BadInput as bad:
+            self.log.warning("The account of the deleted user stays as it is: %s", bad)
 
     async def refresh_user(self, user: Any, handler: Any = None) -> bool | dict[str, Any]:
         """Whether the user may go on; asked at most `auth_refresh_age` seconds after the last time."""
