@@ -28,6 +28,9 @@ UNINITIALISED = frozenset(
     }
 )
 
+# These want every tensor after the first on the CPU, on whatever device the first is.
+HOST_ARGUMENTS = frozenset({"tensor_split"})
+
 
 @dataclass
 class Result:
@@ -103,8 +106,10 @@ def run(entry: Any, sample: Any, device: str, gradient: bool) -> Outcome:
     """One call of `entry` on `device`, with the gradient of its result where one is asked for and there is one."""
     outcome = Outcome()
     try:
-        call = (sample.input, list(sample.args), dict(sample.kwargs))
-        argument, args, kwargs = outcome.arguments = copy_to(call, device)
+        others = "cpu" if entry.name in HOST_ARGUMENTS else device
+        argument = copy_to(sample.input, device)
+        args, kwargs = copy_to((list(sample.args), dict(sample.kwargs)), others)
+        outcome.arguments = (argument, args, kwargs)
         torch.manual_seed(SEED)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -149,7 +154,7 @@ def compare_outcomes(comparison: Comparison, native: Outcome, remote: Outcome, d
     for ours, theirs in changed:
         if ours._version != theirs._version:
             comparison.metadata.append(f"argument: changed {theirs._version} times instead of {ours._version}")
-        comparison.trees(ours, theirs, "argument", device, values=values)
+        comparison.trees(ours, theirs, "argument", theirs.device.type, values=values)
 
 
 def describe(error: BaseException) -> str:

@@ -43,9 +43,15 @@ def servers(folder: Path, kernel: dict[str, Any]) -> Iterator[DeviceServers]:
         yield running
 
 
+def move(kernel: dict[str, Any], device: str) -> None:
+    """Model and optimizer state to `device`, as the example notebook does it."""
+    kernel["model"].to(device)
+    kernel["optimizer"].load_state_dict(kernel["optimizer"].state_dict())
+
+
 def train(kernel: dict[str, Any], device: str, steps: int) -> None:
-    model, optimizer = kernel["model"].to(device), kernel["optimizer"]
-    optimizer.load_state_dict(optimizer.state_dict())
+    move(kernel, device)
+    model, optimizer = kernel["model"], kernel["optimizer"]
     for _ in range(steps):
         loss = nn.functional.cross_entropy(model(kernel["images"].to(device)), kernel["labels"].to(device))
         optimizer.zero_grad()
@@ -82,7 +88,7 @@ def test_the_training_is_that_of_the_cpu(servers: DeviceServers, kernel: dict[st
 def test_after_a_detach_tensors_raise_a_sentence_and_the_cpu_goes_on(
     servers: DeviceServers, kernel: dict[str, Any]
 ) -> None:
-    kernel["model"].to("cpu")
+    move(kernel, "cpu")
     left_behind = torch.ones(3, device="cuda")
     left_behind.add_(1).cpu()
     servers.detach(epoch=2, reason="you handed it back")
@@ -113,7 +119,7 @@ def test_another_attachment_with_another_number_of_devices(servers: DeviceServer
 
 def test_and_again(servers: DeviceServers, kernel: dict[str, Any]) -> None:
     for epoch in range(4, 10, 2):
-        kernel["model"].to("cpu")
+        move(kernel, "cpu")
         servers.detach(epoch=epoch)
         wait_for_devices(0)
         servers.attach(epoch=epoch + 1)
