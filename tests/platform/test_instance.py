@@ -3,6 +3,7 @@ their order, because a start is what takes time."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import AsyncIterator
@@ -174,22 +175,23 @@ async def test_without_a_good_token_nobody_gets_in(elara: Instance) -> None:
             assert (await client.get(path)).status_code == 401
 
 
-async def browser_of(elara: Instance, name: str) -> httpx.AsyncClient:
-    client = httpx.AsyncClient(
+@contextlib.asynccontextmanager
+async def browser_of(elara: Instance, name: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A browser without scripts, in which that person is signed in to the hub."""
+    async with httpx.AsyncClient(
         base_url=elara.url,
         follow_redirects=True,
         timeout=60,
         headers={"Accept": "text/html", "Sec-Fetch-Mode": "navigate"},
-    )
-    await client.get("/hub/login")
-    form = {"username": name, "password": PASSWORD, "_xsrf": client.cookies.get("_xsrf", path="/hub/")}
-    await client.post("/hub/login", data=form)
-    return client
+    ) as client:
+        await client.get("/hub/login")
+        form = {"username": name, "password": PASSWORD, "_xsrf": client.cookies.get("_xsrf", path="/hub/")}
+        await client.post("/hub/login", data=form)
+        yield client
 
 
 async def test_a_browser_is_signed_in_through_the_hub(elara: Instance, logged: dict[str, str]) -> None:
-    client = await browser_of(elara, "alice")
-    async with client:
+    async with browser_of(elara, "alice") as client:
         page = await client.get(MLFLOW + "/")
         assert page.status_code == 200 and "<title>MLflow" in page.text
         assert page.headers["x-frame-options"] == "SAMEORIGIN"
@@ -206,8 +208,7 @@ async def test_a_browser_is_signed_in_through_the_hub(elara: Instance, logged: d
     "told", [{"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Origin": "http://evil.example"}]
 )
 async def test_another_sites_page_cannot_write(elara: Instance, told: dict[str, str]) -> None:
-    client = await browser_of(elara, "bob")
-    async with client:
+    async with browser_of(elara, "bob") as client:
         await client.get(MLFLOW + "/")
         answer = await client.post(
             MLFLOW + "/ajax-api/2.0/mlflow/experiments/create",
@@ -240,8 +241,17 @@ async def test_no_secret_stands_in_a_command_line_or_a_log(elara: Instance) -> N
     lines = [" ".join(p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"])]
     for secret in secrets:
         assert not any(secret in line for line in lines)
-        for log in (elara.data / "logs").iterdir():
+        for log in (elara.data / "logs").rglob("*.log*"):
             assert secret not in log.read_text(errors="replace"), log.name
+
+
+async def test_internal_routes_cannot_be_reached_by_way_of_the_proxy(elara: Instance) -> None:
+    token = Vault.open(elara.data / "secrets").internal_token
+    path = "/services/elara/api/v1/internal/mlflow/members"
+    headers = {"Authorization": f"Bearer {token}"}
+    async with httpx.AsyncClient(headers=headers) as client:
+        assert (await client.get(elara.url + path)).status_code in (401, 403, 404)
+        assert (await client.get(elara.part("service")["url"] + path)).status_code == 200
 
 
 async def test_a_proxy_that_dies_is_back_with_its_routes(elara: Instance) -> None:

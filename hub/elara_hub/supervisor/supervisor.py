@@ -20,7 +20,8 @@ from elara_hub.supervisor.runner import READY_SECONDS, Runner
 # Stopped first: nothing new may be started, and the node tells the still running service what its leases used.
 _FIRST = ("hub", "node")
 _PATIENCE_WORKSPACES = 4.0
-_TELL_EVERY = 5.0
+_TELL_FIRST = 5.0
+"""Seconds until it is said what is waited for; then after twice as long, and so on."""
 
 
 class Supervisor:
@@ -90,13 +91,15 @@ class Supervisor:
         await runner.run()
 
     async def _wait_ready(self) -> None:
+        patience = _TELL_FIRST
         waiting = {asyncio.create_task(r.was_ready.wait()): r for r in self.runners.values()}
         try:
             while waiting:
-                done, _ = await asyncio.wait(waiting, timeout=_TELL_EVERY, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait(waiting, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     waiting.pop(task)
                 if not done:
+                    patience *= 2
                     for runner in waiting.values():
                         if runner.pid is not None:
                             self._say(f"  waiting for {runner.part.name}: {runner.part.slow_start}")

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import json
 import secrets
+from collections.abc import Awaitable, Callable
 from urllib.parse import urlencode
 
 import httpx
@@ -89,8 +90,12 @@ class BrowserSignIn:
         self._set(request, response, self._state_cookie, sealed, SIGN_IN_SECONDS)
         return response
 
-    async def finish(self, request: Request) -> Response:
-        """The hub's answer: change the code for a token, and set the session cookie."""
+    async def finish(self, request: Request, opens: Callable[[str], Awaitable[bool]]) -> Response:
+        """The hub's answer: change the code for a token, and set the session cookie.
+
+        `opens` tells whether the token is good for anything here: sent on with one that is not, the browser would come
+        back for another sign-in, without end.
+        """
         if request.query_params.get("error"):
             return PlainTextResponse(
                 "The hub did not allow the sign-in to MLflow. Ask an admin whether your account may use it.", 403
@@ -121,11 +126,18 @@ class BrowserSignIn:
             return PlainTextResponse("The hub does not answer. Try again in a moment.", 503)
         if answer.status_code != 200:
             return PlainTextResponse("The hub did not accept the sign-in. Open the MLflow page again.", 403)
+        token = str(answer.json()["access_token"])
+        if not await opens(token):
+            return PlainTextResponse(
+                "The hub knows you, but Elara does not let this account into MLflow. Ask an admin whether it is "
+                "disabled.",
+                403,
+            )
         if not page.startswith(self._settings.prefix):
             page = self._settings.prefix
         response = RedirectResponse(page, status_code=302)
-        token = self._session.encrypt(str(answer.json()["access_token"]).encode()).decode()
-        self._set(request, response, self._session_cookie, token, SESSION_SECONDS)
+        sealed = self._session.encrypt(token.encode()).decode()
+        self._set(request, response, self._session_cookie, sealed, SESSION_SECONDS)
         return response
 
     def _set(self, request: Request, response: Response, name: str, value: str, seconds: int) -> None:

@@ -77,6 +77,12 @@ class Gate:
             return
         await self._app(answer[0], answer[1], _with_headers(send))
 
+    async def _opens(self, token: str) -> bool:
+        try:
+            return await self._book.access(token) is not None
+        except ServiceAway:
+            return True  # it will be told so on the page itself
+
     async def _judge(self, request: Request) -> Response | tuple[Scope, Receive]:
         path = request.url.path
         if not path.startswith(self._prefix):
@@ -85,7 +91,7 @@ class Gate:
         if inner == "health" or inner.startswith("static-files/"):
             return _stripped(request, None), request.receive
         if path == self._sign_in.callback_path:
-            return await self._sign_in.finish(request)
+            return await self._sign_in.finish(request, self._opens)
         token = bearer(request)
         from_cookie = token is None
         if from_cookie:
