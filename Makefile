@@ -39,7 +39,7 @@ conformance: build-test ## run PyTorch's own operator tests on a remote device
 	@exec $(VENV)/python -m tests.remoting.conformance
 
 clean: ## remove what was built (not elara-data, not the cache in ~/.cache/elara)
-	rm -rf .venv build remoting/build remoting/elara_remoting/_core deploy/proxy/node_modules
+	rm -rf .venv build remoting/build remoting/elara_remoting/_core/torch_* deploy/proxy/node_modules
 	rm -rf extensions/jupyterlab-elara/node_modules extensions/jupyterlab-elara/lib
 	rm -rf extensions/jupyterlab-elara/jupyterlab_elara/labextension extensions/jupyterlab-elara/tsconfig.tsbuildinfo
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

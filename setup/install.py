@@ -171,18 +171,17 @@ def build_core() -> None:
     """Compile the C++ core into the checkout, or take it from the cache; then install elara-remoting in place."""
     key = hashlib.sha256((inputs.core() + TORCH).encode()).hexdigest()[:24]
     kept = CACHE / f"core-{key}"
-    place = ROOT / "remoting" / "elara_remoting" / "_core"
-    built = "0"
-    if kept.is_dir():
+    place = ROOT / "remoting" / "elara_remoting" / "_core" / f"torch_{'_'.join(TORCH.split('.')[:2])}"
+    built = kept.is_dir()
+    if built:
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(kept, place)
-        built = "1"
     pip(
         *("install", "--no-build-isolation", "--no-deps", "--force-reinstall", "-e", ROOT / "remoting"),
         what="Building the C++ core",
-        extra={"ELARA_CORE_BUILT": built},
+        extra={"ELARA_CORE_BUILT": "1" if built else "0"},
     )
-    if built == "0":
+    if not built:
         keep(place, kept)
 
 
