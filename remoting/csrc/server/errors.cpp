@@ -6,6 +6,17 @@
 
 namespace elara::server {
 
+namespace {
+
+// Where a kernel is missing, torch adds a list of every backend that it knows, and where each is registered.
+std::string without_backends(std::string message) {
+  const size_t advice = message.find(" This could be because the operator doesn't exist for this backend");
+  if (advice != std::string::npos) message.resize(advice);
+  return message;
+}
+
+}  // namespace
+
 void ErrorSlot::keep_current(uint64_t number, const std::string& name) {
   wire::ErrorKind kind = wire::ErrorKind::kRuntime;
   std::string message;
@@ -30,7 +41,7 @@ void ErrorSlot::keep_current(uint64_t number, const std::string& name) {
     message = error.what_without_backtrace();
   } catch (const c10::NotImplementedError& error) {
     kind = wire::ErrorKind::kNotImplemented;
-    message = error.what_without_backtrace();
+    message = without_backends(error.what_without_backtrace());
   } catch (const c10::LinAlgError& error) {
     kind = wire::ErrorKind::kLinAlg;
     message = error.what_without_backtrace();

@@ -6,7 +6,9 @@
 #include <openssl/crypto.h>
 #include <torch/version.h>
 
+#include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <memory>
 #include <stdexcept>
 #include <utility>
@@ -140,6 +142,7 @@ std::string converse(net::Stream& stream, const ServeOptions& options, Ledger& l
 
 std::string serve(const ServeOptions& options) {
   if (options.secret.size() != wire::kSecretBytes) throw std::invalid_argument("the secret must be 32 bytes");
+  std::signal(SIGPIPE, SIG_IGN);  // OpenSSL writes without MSG_NOSIGNAL
   if (options.torch_threads > 0) at::set_num_threads(options.torch_threads);
   static SilentWarnings silent;
   const c10::WarningUtils::WarningHandlerGuard no_warnings(&silent);

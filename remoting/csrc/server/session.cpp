@@ -15,7 +15,8 @@ Session::Session(net::Stream& stream, MessageInput& input, Device& device, Ledge
       input_(input),
       device_(device),
       ledger_(ledger),
-      storages_(device),
+      // On the CPU every block is charged as it is allocated.
+      storages_(device, device.device().is_cpu() ? nullptr : &ledger),
       generators_(device.device()),
       executor_(device, storages_, generators_, errors_),
       busy_since_(net::Clock::now()) {}

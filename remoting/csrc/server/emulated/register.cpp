@@ -9,6 +9,7 @@ void register_kernels() {
   add_recurrent_kernels(*library);
   add_normalization_kernels(*library);
   add_attention_kernels(*library);
+  add_softmax_kernels(*library);
   add_various_kernels(*library);
 }
 
