@@ -85,8 +85,9 @@ async def test_a_stopped_zygote_is_replaced_when_it_does_not_answer(node, monkey
     monkeypatch.setattr(servers, "SPAWN_SECONDS", 2.0)
     os.kill(node.servers.zygote_pid, signal.SIGSTOP)
     lease = node.lease_all(1000, None)["lease_id"]
-    session = await open_session(node, lease)
-    assert int(await session.ask("pid")) > 0
+    # The first may find one that waited already, the second cannot.
+    for session in [await open_session(node, lease) for _ in range(2)]:
+        assert int(await session.ask("pid")) > 0
 
 
 async def test_a_device_server_has_given_up_what_it_does_not_need(node, monkeypatch):

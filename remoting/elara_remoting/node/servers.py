@@ -46,6 +46,7 @@ class DeviceServer:
     control: socket.socket = field(repr=False)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     reason: str = ""
+    on_end: Callable[[DeviceServer], None] | None = field(default=None, repr=False)
 
     def signal(self, number: int) -> None:
         """Send a signal; a process that has ended is left alone (a pidfd never names another one)."""
@@ -66,15 +67,13 @@ class DeviceServers:
         self._broken: str | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._servers: set[DeviceServer] = set()
+        self._idle: DeviceServer | None = None
+        self._filling: asyncio.Task[None] | None = None
         self.warm_seconds: float | None = None
 
     @property
     def zygote_pid(self) -> int | None:
         return self._zygote.pid if self._zygote is not None else None
-
-    @property
-    def running(self) -> frozenset[DeviceServer]:
-        return frozenset(self._servers)
 
     async def start(self) -> None:
         """Begin to warm a zygote; `wait_warm` tells when it is ready."""
@@ -119,25 +118,44 @@ class DeviceServers:
         self, connection: int, ledger: int, options: dict[str, Any], on_end: Callable[[DeviceServer], None]
     ) -> DeviceServer:
         for pause in _PAUSES:
-            await self.wait_warm()
-            server = await self._spawn_once(connection, ledger, options)
-            if server is not None:
-                self._watch(server, on_end)
+            server = self._take_idle()
+            if server is None:
+                await self.wait_warm()
+                server = await self._start_idle()
+            if server is not None and _assign(server, connection, ledger, options):
+                server.on_end = on_end
+                self._refill()
                 return server
             # The zygote died in that moment, most likely: once its keeper has noticed, the next one is waited for.
             await asyncio.sleep(pause)
         raise ServerStartError("The node could not start a device server; its log says why.")
 
-    async def _spawn_once(self, connection: int, ledger: int, options: dict[str, Any]) -> DeviceServer | None:
+    def _take_idle(self) -> DeviceServer | None:
+        server, self._idle = self._idle, None
+        return server if server is not None and not server.ended.is_set() else None
+
+    def _refill(self) -> None:
+        """Have one device server wait for the next session, so that this one need not wait for a fork."""
+        if self._idle is None and (self._filling is None or self._filling.done()) and self._channel is not None:
+            self._filling = asyncio.create_task(self._fill(), name="device server in reserve")
+
+    async def _fill(self) -> None:
+        server = await self._start_idle()
+        if self._idle is None:
+            self._idle = server
+        elif server is not None:
+            server.signal(signal.SIGKILL)
+
+    async def _start_idle(self) -> DeviceServer | None:
+        """A device server that waits for its session; None when the zygote did not make one."""
         channel = self._channel
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         try:
             try:
-                packet = json.dumps({"type": "spawn", **options}).encode() + b"\n"
                 if channel is None:
                     raise BrokenPipeError
-                socket.send_fds(channel, [packet], [connection, ledger, theirs.fileno()])
+                socket.send_fds(channel, [b'{"type": "spawn"}\n'], [theirs.fileno()])
             finally:
                 theirs.close()
             async with asyncio.timeout(SPAWN_SECONDS):
@@ -145,7 +163,9 @@ class DeviceServers:
             if not data:
                 raise BrokenPipeError
             pid = int(json.loads(data)["pid"])
-            return DeviceServer(pid, os.pidfd_open(pid), ours)
+            server = DeviceServer(pid, os.pidfd_open(pid), ours)
+            self._watch(server)
+            return server
         except TimeoutError:
             log.error("the zygote did not start a device server within %.0f s; it is replaced", SPAWN_SECONDS)
             ours.close()
@@ -155,8 +175,11 @@ class DeviceServers:
         except OSError:
             ours.close()
             return None
+        except BaseException:
+            ours.close()  # the device server, should there be one, ends by that
+            raise
 
-    def _watch(self, server: DeviceServer, on_end: Callable[[DeviceServer], None]) -> None:
+    def _watch(self, server: DeviceServer) -> None:
         self._servers.add(server)
         loop = asyncio.get_running_loop()
 
@@ -170,8 +193,9 @@ class DeviceServers:
             self._servers.discard(server)
             server.ended.set()
             os.close(server.pidfd)
-            log.info("device server %d ended%s", server.pid, f": {server.reason}" if server.reason else "")
-            on_end(server)
+            if server.on_end is not None:
+                log.info("device server %d ended%s", server.pid, f": {server.reason}" if server.reason else "")
+                server.on_end(server)
 
         loop.add_reader(server.pidfd, ended)
 
@@ -188,9 +212,10 @@ class DeviceServers:
 
     async def close(self) -> None:
         """End all device servers and the zygote."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        tasks = [task for task in (self._keeper, self._filling) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.stop(list(self._servers), grace=0.2)
         self._end_zygote()
 
@@ -229,6 +254,7 @@ class DeviceServers:
                 self._channel, self._broken = ours, None
                 self.warm_seconds = float(message["warm_seconds"])
                 self._warm.set()
+                self._refill()
                 log.info("warm: torch %s in %.1f s", message["torch"], self.warm_seconds)
                 await self._until_closed(ours)
             elif message["type"] == "broken":
@@ -279,3 +305,16 @@ def _environment() -> dict[str, str]:
 def _kill_unwanted(starting: asyncio.Future[DeviceServer]) -> None:
     if not starting.cancelled() and starting.exception() is None:
         starting.result().signal(signal.SIGKILL)
+
+
+def _assign(server: DeviceServer, connection: int, ledger: int, options: dict[str, Any]) -> bool:
+    """Give a waiting device server its session; False when it is gone."""
+    if server.ended.is_set():
+        return False
+    try:
+        packet = json.dumps({"type": "serve", **options}).encode() + b"\n"
+        socket.send_fds(server.control, [packet], [connection, ledger])
+    except OSError:
+        server.signal(signal.SIGKILL)
+        return False
+    return True

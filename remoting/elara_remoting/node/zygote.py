@@ -4,9 +4,12 @@
 packet is one JSON line, with file descriptors beside it:
 
 - to the agent: `ready {torch, warm_seconds}` or `broken {message}`, once
-- from the agent: `spawn {...the arguments of serve}` with three descriptors: the session's connection, the ledger, and
-  the control socket, over which the device server itself reports `started {pid}` and, at its end, `ended {reason}`. A
-  control socket that closes without `started` means that there never was a process.
+- from the agent: `spawn {}` with one descriptor, the new device server's end of its control socket. A control socket
+  that closes without a word means that there never was a process.
+
+On its control socket a device server reports `started {pid}`, then waits (one is always kept waiting, so that a session
+finds it without a fork) for `serve {...the arguments of serve}` with two descriptors, the session's connection and the
+ledger, and at its end reports `ended {reason}`.
 
 A device server is made by two forks, so that it becomes a child of the agent (a subreaper) and not of the zygote: it
 outlives a zygote that dies, and the kernel kills it together with an agent that dies, however that happened.
@@ -96,7 +99,7 @@ def _serve_requests(channel: socket.socket, serve: Callable[..., str], torch: Mo
             if middle == 0:
                 try:
                     if os.fork() == 0:
-                        _become_server(serve, torch, agent, json.loads(data), descriptors)
+                        _become_server(serve, torch, agent, descriptors[0])
                 finally:
                     os._exit(0)
             os.waitpid(middle, 0)
@@ -108,12 +111,9 @@ def _serve_requests(channel: socket.socket, serve: Callable[..., str], torch: Mo
                 os.close(descriptor)
 
 
-def _become_server(
-    serve: Callable[..., str], torch: ModuleType, agent: int, request: dict[str, Any], descriptors: list[int]
-) -> NoReturn:
-    """The life of a device server: give up everything but its session, serve it, end."""
+def _become_server(serve: Callable[..., str], torch: ModuleType, agent: int, control_fd: int) -> NoReturn:
+    """The life of a device server: give up everything but its control socket, wait for a session, serve it, end."""
     status = _EXIT_FAILED
-    connection, ledger, control_fd = descriptors
     control = socket.socket(fileno=control_fd)
     try:
         # Wait until the process between has ended and the agent has become the parent.
@@ -122,11 +122,16 @@ def _become_server(
             time.sleep(0.0005)
         process.die_with_parent(agent)
         os.setsid()
-        process.close_all_but({0, 1, 2, *descriptors})
+        process.close_all_but({0, 1, 2, control_fd})
         process.renounce()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _send(control, {"type": "started", "pid": os.getpid()})
+        data, descriptors, _, _ = socket.recv_fds(control, MAX_PACKET, 2)
+        if not data:
+            os._exit(0)  # the agent wants none any more
+        request = json.loads(data)
+        connection, ledger = descriptors
         if request["emulated"]:
             confine([Path(module.__file__).resolve().parent for module in (elara_remoting, torch) if module.__file__])
         torch.set_num_threads(int(request["torch_threads"]))
