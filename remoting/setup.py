@@ -6,7 +6,9 @@ kept, so that a second build compiles only what changed.
 
 from __future__ import annotations
 
+import filecmp
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,19 +51,30 @@ class BuildCore(build_ext):
                 f"-DELARA_TORCH_INCLUDES={';'.join(include_paths())}",
                 f"-DELARA_TORCH_LIB={Path(torch.__file__).parent / 'lib'}",
                 f"-DELARA_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}",
-                f"-DELARA_OUTPUT={output}",
+                f"-DELARA_OUTPUT={build / 'products'}",
             ],
             cwd=build,
             check=True,
         )
         jobs = os.environ.get("ELARA_BUILD_JOBS") or str(os.cpu_count() or 2)
         subprocess.run(["ninja", f"-j{jobs}"], cwd=build, check=True)
+        for product in sorted((build / "products").glob("*.so")):
+            _put(product, output / product.name)
 
     def get_source_files(self) -> list[str]:
         return [str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.is_file()]
 
     def get_outputs(self) -> list[str]:
         return []
+
+
+def _put(product: Path, place: Path) -> None:
+    """Copy by atomic rename: running processes keep the file they have mapped, and nobody meets half a library."""
+    if place.exists() and filecmp.cmp(product, place, shallow=False):
+        return
+    temporary = place.with_name(f".{place.name}.new")
+    shutil.copy2(product, temporary)
+    temporary.replace(place)
 
 
 # The extension is named only so that setuptools runs build_ext and tags the wheel for this platform.
