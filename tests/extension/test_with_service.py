@@ -41,7 +41,9 @@ class Workspace:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with open_world(tmp_path / "service", f"sqlite:///{tmp_path / 'elara.sqlite'}") as opened:
+    # A test that turns the clock forward must not look like a workspace that fell silent, or idled.
+    grace: dict[str, Any] = {"heartbeat_grace": 1e6, "idle_minutes": 0}
+    async with open_world(tmp_path / "service", f"sqlite:///{tmp_path / 'elara.sqlite'}", **grace) as opened:
         await opened.node("n1", [device(0), device(1)])
         yield opened
 
