@@ -216,11 +216,6 @@ def test_products_with_an_output_type(device: Device) -> None:
     torch.testing.assert_close(product, a.float() @ b.float())
 
 
-def test_ctc_loss_is_not_cudnns(device: Device) -> None:
-    arguments = (torch.randn(5, 1, 4), torch.tensor([[1, 2]]), int_list(5), int_list(2), integer(0))
-    assert device.run("_use_cudnn_ctc_loss", *arguments) == [False]
-
-
 def test_synchronised_batch_norm_equals_batch_norm(device: Device) -> None:
     x, norm = torch.randn(6, 3, 4, requires_grad=True), nn.BatchNorm1d(3)
     nn.init.normal_(norm.weight)

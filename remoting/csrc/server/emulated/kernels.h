@@ -14,6 +14,6 @@ void add_recurrent_kernels(torch::Library& library);      // fused LSTM and GRU 
 void add_normalization_kernels(torch::Library& library);  // RMS norm's gradient, synchronised batch norm
 void add_attention_kernels(torch::Library& library);      // memory-efficient, flash and cuDNN attention
 void add_softmax_kernels(torch::Library& library);        // softmax from half to single precision
-void add_various_kernels(torch::Library& library);        // matmuls with an output type, fused dropout, CTC, histc
+void add_various_kernels(torch::Library& library);        // matmuls with an output type, fused dropout, histc
 
 }  // namespace elara::server::emulated

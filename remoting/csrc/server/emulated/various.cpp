@@ -1,5 +1,4 @@
-// Matrix products with an output type of their own, fused dropout, the question whether cuDNN takes a CTC loss, and
-// histograms of integers.
+// Matrix products with an output type of their own, fused dropout, and histograms of integers.
 #include <ATen/ATen.h>
 #include <ATen/ops/histc_native.h>
 
@@ -47,9 +46,6 @@ Tensor masked_scale(const Tensor& self, const Tensor& mask, double scale) {
   return self * mask.to(self.scalar_type()) * scale;
 }
 
-bool use_cudnn_ctc(const Tensor&, const Tensor&, at::IntArrayRef, at::IntArrayRef, int64_t) { return false; }
-bool use_cudnn_ctc_tensor(const Tensor&, const Tensor&, const Tensor&, const Tensor&, int64_t) { return false; }
-
 // CUDA's histc takes integers; the CPU's does not.
 Tensor histc(const Tensor& self, int64_t bins, const at::Scalar& least, const at::Scalar& most) {
   if (!c10::isIntegralType(self.scalar_type(), /*includeBool=*/false)) {
@@ -71,8 +67,6 @@ void add_various_kernels(torch::Library& library) {
   library.impl("baddbmm.dtype_out", &baddbmm_as_out);
   library.impl("_fused_dropout", &fused_dropout);
   library.impl("_masked_scale", &masked_scale);
-  library.impl("_use_cudnn_ctc_loss", &use_cudnn_ctc);
-  library.impl("_use_cudnn_ctc_loss.Tensor", &use_cudnn_ctc_tensor);
   library.impl("histc", &histc);
 }
 
