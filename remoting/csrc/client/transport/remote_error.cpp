@@ -41,6 +41,9 @@ void raise_remote_error(Session& session, const std::string& payload) {
       session.memory.refused++;
       TORCH_CHECK_WITH(OutOfMemoryError, false,
                        text.starts_with("CUDA out of memory") ? text : "CUDA out of memory. " + text);
+    case wire::ErrorKind::kRefused:
+      TORCH_CHECK_NOT_IMPLEMENTED(false, op, " does not run on an attached GPU: ", message,
+                                  ". Move its arguments to the CPU first (tensor.cpu()).");
     case wire::ErrorKind::kNotImplemented:
       TORCH_CHECK_NOT_IMPLEMENTED(false, text);
     case wire::ErrorKind::kIndex:
@@ -56,7 +59,6 @@ void raise_remote_error(Session& session, const std::string& payload) {
                      " ended, because client and device server did not understand each other: " + text);
       break;
     case wire::ErrorKind::kRuntime:
-    case wire::ErrorKind::kRefused:
       break;
   }
   TORCH_CHECK(false, text);
