@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.remoting.harness import ROOT, DeviceServers
 
@@ -22,14 +23,17 @@ class Bench:
         self.servers, self.epoch = servers, 1
 
     def attach(self, devices: int = 2) -> None:
-        """A new attachment of so many devices."""
+        """A new attachment of so many devices, which this process has noticed."""
         self.epoch += 1
         self.servers.attach(epoch=self.epoch, devices=devices)
+        # Operators look at the file 20 times a second at most; this question always does.
+        torch.cuda.device_count()
 
     def detach(self, reason: str = "detached by the test") -> None:
-        """Take the devices away."""
+        """Take the devices away; this process has noticed."""
         self.epoch += 1
         self.servers.detach(epoch=self.epoch, reason=reason)
+        torch.cuda.device_count()
 
 
 @pytest.fixture(scope="session")
@@ -37,8 +41,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """Three emulated devices, and this process's torch taken over."""
     folder = tmp_path_factory.mktemp("client")
     with DeviceServers(folder, devices=3, memory=MEMORY) as servers:
-        import torch  # noqa: F401
-
         from elara_remoting.client.takeover import take_over
 
         take_over(str(folder))

@@ -94,6 +94,7 @@ def test_a_lost_device_raises_the_same_sentence_until_the_next_attachment(bench:
         replacement = bench.servers.folder / "attachment.new"
         replacement.write_text(text.replace("epoch 1\n", f"epoch {bench.epoch}\n"), encoding="utf-8")
         replacement.replace(bench.servers.folder / "attachment")
+        assert torch.cuda.device_count() == 1
         tensor = torch.ones(3, device="cuda")
         assert tensor.sum().item() == 3.0
         assert doomed._process is not None

@@ -138,6 +138,8 @@ void Session::forget_after_fork() noexcept {
   // No lock may be taken here (another thread may have held it at the fork), nothing may be said on the parent's
   // connection, and nothing freed: only this process's copy of the descriptor goes.
   if (stream_) ::close(stream_->fd());
+  // Every use asks open_or_raise() from now on, which knows of the fork.
+  state_.store(State::kDead, std::memory_order_release);
 }
 
 // ---- sending
