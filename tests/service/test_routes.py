@@ -23,7 +23,7 @@ from elara_hub.auth.guards import GUARDS, OPEN_ROUTES, internal
 from elara_hub.config import Settings
 
 PREFIX = "/services/elara"
-_FUZZ_SECONDS = 45
+_FUZZ_SECONDS = 30
 
 
 @pytest.fixture

@@ -9,7 +9,19 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, Dialect, ForeignKey, Index, MetaData, String, Text, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Dialect,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Text,
+    literal_column,
+    text,
+)
 from sqlalchemy import DateTime as SqlDateTime
 from sqlalchemy import Integer as SqlInteger
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -190,6 +202,7 @@ class Lease(Base):
         ),
         _only("ix_leases_unfinished", "state", "created_at", where="state <> 'ended'"),
         _only("ix_leases_ends", "ends_at", where="state <> 'ended' AND target = 'active'"),
+        _only("ix_leases_workspace", "workspace_id", where="state <> 'ended'"),
         Index("ix_leases_user", "user", "created_at"),
         Index("ix_leases_project", "project_id", "created_at"),
     )
@@ -220,7 +233,10 @@ class LeasePart(Base):
     """A lease on one node. `sure_end` is when the node has surely let go by its own clock, whatever reached it."""
 
     __tablename__ = "lease_parts"
-    __table_args__ = (_only("ix_lease_parts_held", "node_id", where="state <> 'released'"),)
+    __table_args__ = (
+        _only("ix_lease_parts_held", "node_id", where="state <> 'released'"),
+        _only("ix_lease_parts_moving", "lease_id", where="state IN ('starting', 'stopping')"),
+    )
     lease_id: Mapped[str] = mapped_column(ForeignKey("leases.id"), primary_key=True)
     node_id: Mapped[str] = mapped_column(ForeignKey("nodes.id"), primary_key=True)
     state: Mapped[str] = mapped_column(String(16))
@@ -229,6 +245,14 @@ class LeasePart(Base):
     released_at: Mapped[datetime | None]
     used_until: Mapped[datetime | None]
     usage: Mapped[dict[str, Any] | None]
+
+
+# The conditions of the partial indexes. Their words are literals on purpose: SQLite does not use a partial index when
+# the word that proves its condition is a bound parameter.
+UNFINISHED = Lease.state != literal_column("'ended'")
+WANTED = Lease.target == literal_column("'active'")
+UNRELEASED = LeasePart.state != literal_column("'released'")
+MOVING = LeasePart.state.in_([literal_column("'starting'"), literal_column("'stopping'")])
 
 
 class LeaseDevice(Base):

@@ -16,7 +16,7 @@ from sqlalchemy import select, update
 from elara_hub.accounting.events import SERVICE, record
 from elara_hub.accounting.usage import write_usage
 from elara_hub.core import Core, Unit
-from elara_hub.database.models import DeviceRow, Lease, LeaseDevice, LeasePart
+from elara_hub.database.models import UNFINISHED, WANTED, DeviceRow, Lease, LeaseDevice, LeasePart
 from elara_hub.pool.decide import Slot
 
 
@@ -206,7 +206,7 @@ def end_leases_of(
     user: str | None = None,
 ) -> None:
     """End every lease of a workspace, a project, a user, or of a user in a project."""
-    query = select(Lease).where(Lease.state != "ended", Lease.target == "active")
+    query = select(Lease).where(UNFINISHED, WANTED)
     if workspace_id is not None:
         query = query.where(Lease.workspace_id == workspace_id)
     if project_id is not None:

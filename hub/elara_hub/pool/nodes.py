@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from elara_hub.accounting.events import SERVICE, record
 from elara_hub.core import Core, Unit
-from elara_hub.database.models import DeviceRow, JoinToken, Lease, LeaseDevice, LeasePart, Node
+from elara_hub.database.models import UNRELEASED, DeviceRow, JoinToken, Lease, LeaseDevice, LeasePart, Node
 from elara_hub.pool import leases
 from elara_hub.pool.certificates import NodeAuthority
 from elara_hub.pool.live import Activity
@@ -195,7 +195,7 @@ def _compare(
     held = session.execute(
         select(LeasePart, Lease)
         .join(Lease, Lease.id == LeasePart.lease_id)
-        .where(LeasePart.node_id == node.id, LeasePart.state != "released")
+        .where(LeasePart.node_id == node.id, UNRELEASED)
     )
     for part, lease in held.all():
         report = reported_leases.pop(lease.id, None)

@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 
 from elara_hub.contract import LIVE_STATES
 from elara_hub.core import Core, Unit
-from elara_hub.database.models import DeviceRow, Lease, LeasePart, Node
+from elara_hub.database.models import MOVING, UNFINISHED, UNRELEASED, WANTED, DeviceRow, Lease, LeasePart, Node
 from elara_hub.pool import leases
 from elara_hub.pool.requests import serve_queue
 
@@ -33,7 +33,7 @@ class Reconciler:
         with core.change() as unit:
             unit.session.execute(update(DeviceRow).values(usable=False))
             core.live.expect(unit.session.scalars(select(Node.id).where(Node.removed_at.is_(None))).all())
-            for lease_id in unit.session.scalars(select(Lease.id).where(Lease.state.in_(LIVE_STATES))):
+            for lease_id in unit.session.scalars(select(Lease.id).where(UNFINISHED, Lease.state.in_(LIVE_STATES))):
                 core.live.beat(lease_id)
 
     async def run(self) -> None:
@@ -63,11 +63,11 @@ class Reconciler:
             unit.wake = False
 
     def _end_overdue(self, unit: Unit) -> None:
-        query = select(Lease).where(Lease.state != "ended", Lease.target == "active", Lease.ends_at <= unit.now)
+        query = select(Lease).where(UNFINISHED, WANTED, Lease.ends_at <= unit.now)
         for lease in unit.session.scalars(query).all():
             leases.end(self._core, unit, lease, "expired", "The lease reached its time limit.")
         limit = unit.now - timedelta(seconds=self._core.settings.start_timeout)
-        starting = select(Lease).where(Lease.state == "starting", Lease.target == "active", Lease.placed_at <= limit)
+        starting = select(Lease).where(UNFINISHED, WANTED, Lease.state == "starting", Lease.placed_at <= limit)
         for lease in unit.session.scalars(starting).all():
             message = f"The node did not get the devices ready within {self._core.settings.start_timeout:.0f} seconds."
             leases.end(self._core, unit, lease, "start_timeout", message)
@@ -86,7 +86,7 @@ class Reconciler:
         if minutes <= 0:
             return
         limit = unit.now - timedelta(minutes=minutes)
-        query = select(Lease).where(Lease.state == "active", Lease.target == "active", Lease.active_at <= limit)
+        query = select(Lease).where(UNFINISHED, WANTED, Lease.state == "active", Lease.active_at <= limit)
         for lease in unit.session.scalars(query).all():
             activity = self._core.live.activity(lease.id)
             if activity.busy or (activity.last_active is not None and _moment(activity.last_active) > limit):
@@ -100,7 +100,7 @@ class Reconciler:
                 select(Lease, Node.name)
                 .join(LeasePart, LeasePart.lease_id == Lease.id)
                 .join(Node, Node.id == LeasePart.node_id)
-                .where(LeasePart.node_id == node_id, LeasePart.state != "released", Lease.target == "active")
+                .where(LeasePart.node_id == node_id, UNRELEASED, WANTED)
             )
             for lease, name in unit.session.execute(query).all():
                 message = (
@@ -109,14 +109,12 @@ class Reconciler:
                 leases.end(self._core, unit, lease, "node_lost", message)
 
     def _drive_parts(self, unit: Unit) -> None:
-        query = (
-            select(LeasePart, Lease)
-            .join(Lease, Lease.id == LeasePart.lease_id)
-            .where(LeasePart.state.in_(("starting", "stopping")))
-        )
+        query = select(LeasePart, Lease).join(Lease, Lease.id == LeasePart.lease_id).where(MOVING)
+        connected = self._core.live.connected()
         for part, lease in unit.session.execute(query).all():
             if lease.target == "active":
-                leases.tell_start(self._core, unit, lease, part.node_id, again_after=_RESEND)
+                if part.node_id in connected:
+                    leases.tell_start(self._core, unit, lease, part.node_id, again_after=_RESEND)
             elif part.sure_end <= unit.now:
                 leases.release_part(self._core, unit, lease, part, presumed=True)
             else:

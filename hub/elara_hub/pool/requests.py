@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from elara_hub.accounting.events import record
 from elara_hub.contract import LIVE_STATES
 from elara_hub.core import Core, Unit
-from elara_hub.database.models import Lease, LeasePart, Project, Workspace
+from elara_hub.database.models import UNFINISHED, WANTED, Lease, LeasePart, Project, Workspace
 from elara_hub.pool import leases, refusals
 from elara_hub.pool.decide import Ask, Entry, Verdict, serve
 from elara_hub.pool.state import entries_of, pool_devices, queued_leases, quotas
@@ -75,7 +75,7 @@ def check_request(core: Core, session: Session, workspace: Workspace, request: R
     if request.ask.count > core.settings.max_devices_per_lease:
         raise refusals.too_many(core.settings.max_devices_per_lease, request.ask.count)
     live = session.scalars(
-        select(Lease).where(Lease.workspace_id == workspace.id, Lease.target == "active", Lease.state.in_(LIVE_STATES))
+        select(Lease).where(UNFINISHED, WANTED, Lease.workspace_id == workspace.id, Lease.state.in_(LIVE_STATES))
     ).first()
     if live is not None:
         raise Refusal(

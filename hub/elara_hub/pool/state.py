@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from elara_hub.database.models import DeviceRow, Lease, LeaseDevice, Node, Project
+from elara_hub.database.models import UNFINISHED, WANTED, DeviceRow, Lease, LeaseDevice, Node, Project
 from elara_hub.pool.decide import Ask, Entry, PoolDevice, Quota
 from elara_hub.pool.explain import Holding
 from elara_remoting.types import WHOLE
@@ -53,7 +53,7 @@ def quotas(session: Session, project_ids: Iterable[int]) -> dict[int, Quota]:
 
 def queued_leases(session: Session) -> list[Lease]:
     """In the order of service."""
-    query = select(Lease).where(Lease.state == "queued", Lease.target == "active")
+    query = select(Lease).where(UNFINISHED, WANTED, Lease.state == "queued")
     return list(session.scalars(query.order_by(Lease.created_at, Lease.id)))
 
 

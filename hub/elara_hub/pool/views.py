@@ -11,7 +11,7 @@ from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from elara_hub.core import Core
-from elara_hub.database.models import DeviceRow, Lease, LeaseDevice, Node, Project, Team
+from elara_hub.database.models import UNFINISHED, WANTED, DeviceRow, Lease, LeaseDevice, Node, Project, Team
 from elara_hub.pool.live import Live
 from elara_hub.pool.state import queued_leases
 from elara_remoting.types import WHOLE
@@ -127,9 +127,7 @@ def pool_json(session: Session) -> dict[str, Any]:
     for values in session.execute(query):
         model = dict(zip((*names, "largest_free_share"), values, strict=True))
         models.append({key: value if key in ("model", "emulated") else int(value or 0) for key, value in model.items()})
-    queued = session.scalar(
-        select(func.count()).select_from(Lease).where(Lease.state == "queued", Lease.target == "active")
-    )
+    queued = session.scalar(select(func.count()).select_from(Lease).where(UNFINISHED, WANTED, Lease.state == "queued"))
     return {"devices_total": sum(model["devices"] for model in models), "models": models, "queued": int(queued or 0)}
 
 
