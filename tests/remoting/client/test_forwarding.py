@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -77,7 +78,11 @@ def test_memory_is_given_back_when_a_tensor_goes(bench: Bench) -> None:
 
 def test_too_much_memory_is_torchs_own_error_at_the_call_itself(bench: Bench) -> None:
     kept = torch.ones(MEMORY // 8, device="cuda")  # half of the cap
-    for use in (lambda: torch.empty(MEMORY // 2, device="cuda"), lambda: torch.cat([kept, kept, kept])):
+    uses: list[Callable[[], object]] = [
+        lambda: torch.empty(MEMORY // 2, device="cuda"),
+        lambda: torch.cat([kept, kept, kept]),
+    ]
+    for use in uses:
         with pytest.raises(torch.OutOfMemoryError, match=r"CUDA out of memory\. Tried to allocate"):
             use()
     assert kept.sum().item() == MEMORY // 8

@@ -18,7 +18,7 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: torch
     loss = model(inputs).square().mean()
     loss.backward()
     optimizer.step()
-    return loss.item()
+    return float(loss.item())
 
 
 def test_a_model_trained_on_the_cpu_moves_to_a_device_attached_later(bench: Bench) -> None:

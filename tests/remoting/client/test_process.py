@@ -60,7 +60,8 @@ def test_a_forked_child_gets_torchs_own_error_and_the_parent_goes_on(bench: Benc
     child = os.fork()
     if child == 0:
         said = []
-        for use in (lambda: torch.ones(1, device="cuda"), lambda: tensor + 1, lambda: tensor.cpu()):
+        uses: list[Callable[[], object]] = [lambda: torch.ones(1, device="cuda"), lambda: tensor + 1, tensor.cpu]
+        for use in uses:
             try:
                 use()
                 said.append("nothing was raised")
