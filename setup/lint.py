@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -45,7 +46,9 @@ def main() -> int:
     failed = []
     for name, command, folder in checks():
         begun = time.monotonic()
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        # The scripts of package.json call jlpm, which may be nowhere but in .venv.
+        environment = {**os.environ, "PATH": f"{BIN}:{os.environ.get('PATH', '')}"}
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
         print(
             f"  {name:<14} {'ok' if done.returncode == 0 else 'FAILED'}  {time.monotonic() - begun:.0f} s", flush=True
         )
