@@ -32,7 +32,9 @@ class Reconciler:
         core = self._core
         with core.change() as unit:
             unit.session.execute(update(DeviceRow).values(usable=False))
-            core.live.expect(unit.session.scalars(select(Node.id).where(Node.removed_at.is_(None))).all())
+            held = select(LeasePart.node_id).where(UNRELEASED)
+            known = select(Node.id).where(Node.removed_at.is_(None) | Node.id.in_(held))
+            core.live.expect(unit.session.scalars(known).all())
             for lease_id in unit.session.scalars(select(Lease.id).where(UNFINISHED, Lease.state.in_(LIVE_STATES))):
                 core.live.beat(lease_id)
 
@@ -111,11 +113,13 @@ class Reconciler:
     def _drive_parts(self, unit: Unit) -> None:
         query = select(LeasePart, Lease).join(Lease, Lease.id == LeasePart.lease_id).where(MOVING)
         connected = self._core.live.connected()
+        # After a restart of the service a node first gets time to say what became of its leases, and when.
+        missed = set(self._core.live.lost_longer_than(self._core.settings.node_clock_margin))
         for part, lease in unit.session.execute(query).all():
             if lease.target == "active":
                 if part.node_id in connected:
                     leases.tell_start(self._core, unit, lease, part.node_id, again_after=_RESEND)
-            elif part.sure_end <= unit.now:
+            elif part.sure_end <= unit.now and part.node_id in (connected | missed):
                 leases.release_part(self._core, unit, lease, part, presumed=True)
             else:
                 leases.tell_stop(unit, lease, part.node_id, again_after=_RESEND)
