@@ -31,9 +31,15 @@ struct Flusher {
   bool started = false;
 
   bool tick() {
-    std::lock_guard lock(mutex);
+    std::vector<Session*> open;
+    {
+      std::lock_guard lock(mutex);
+      std::erase_if(sessions, [](Session* session) { return session->is_dead(); });
+      open = sessions;
+    }
+    // Without the lock: a flush may wait long for a busy server.
     bool busy = false;
-    for (Session* session : sessions) busy |= session->flush_if_idle();
+    for (Session* session : open) busy |= session->flush_if_idle();
     return busy;
   }
 
@@ -73,13 +79,6 @@ void watch_session(Session* session) {
     f.started = true;
     std::thread([&f] { f.run(); }).detach();
   }
-}
-
-void forget_session(Session* session) noexcept {
-  // May be called by the flusher's own tick (a flush that failed), which holds the lock: the list is pruned lazily.
-  Flusher& f = flusher();
-  std::unique_lock lock(f.mutex, std::try_to_lock);
-  if (lock.owns_lock()) std::erase(f.sessions, session);
 }
 
 void wake_flusher() noexcept {

@@ -7,7 +7,6 @@ namespace elara::client {
 class Session;
 
 void watch_session(Session* session);
-void forget_session(Session* session) noexcept;
 // A buffer has become non-empty.
 void wake_flusher() noexcept;
 

@@ -1,21 +1,17 @@
 #include "client/transport/session.h"
 
 #include <c10/util/Exception.h>
-#include <poll.h>
 #include <sys/uio.h>
 #include <torch/version.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <utility>
 
 #include "client/attach/devices.h"
 #include "client/install.h"
 #include "client/transport/connect.h"
 #include "client/transport/flusher.h"
-#include "client/transport/interrupt.h"
 #include "client/transport/remote_error.h"
 #include "ops/op_lists.h"
 
@@ -28,17 +24,8 @@ namespace {
 constexpr size_t kFlushBytes = 8192;
 // Smaller writes are copied behind the operators before them; larger ones go out from where they lie.
 constexpr uint64_t kInlineWrite = 16384;
-// What a server has taken in hand may not be larger than this without it having answered: bounds both sides' memory.
-constexpr uint64_t kAbandonedLimit = 1u << 30;
-
-InterruptCheck g_interrupt_check = nullptr;
 
 }  // namespace
-
-void set_interrupt_check(InterruptCheck check) { g_interrupt_check = check; }
-void check_interrupt() {
-  if (g_interrupt_check != nullptr) g_interrupt_check();
-}
 
 Session::Session(std::shared_ptr<const Attachment> attachment, int ordinal)
     : attachment_(std::move(attachment)), ordinal_(ordinal) {}
@@ -68,7 +55,12 @@ void Session::open() {
     stream_.reset();
     TORCH_CHECK(false, "CUDA error: cannot open a session on ", name(), ": ", error.what());
   }
-  state_.store(State::kOpen, std::memory_order_release);
+  {
+    std::lock_guard lock(state_mutex_);
+    // The attachment may have ended meanwhile.
+    if (state_ == State::kDead) return;
+    state_.store(State::kOpen, std::memory_order_release);
+  }
   watch_session(this);
   on_session_opened(*this);
 }
@@ -107,14 +99,18 @@ const DeviceFacts& Session::facts() {
 
 void Session::retire(const std::string& sentence) noexcept {
   {
-    std::lock_guard lock(sentence_mutex_);
+    std::lock_guard lock(state_mutex_);
     if (state_ == State::kDead) return;
+    // Wakes whoever waits in a read or a write; the stream itself stays until the last of them has left. While it is
+    // only being opened, the thread that does so owns it, and finds out when it is done.
+    if (state_ == State::kOpen) stream_->shutdown();
     sentence_ = sentence;
     state_.store(State::kDead, std::memory_order_release);
   }
-  forget_session(this);
-  // Wakes whoever waits in a read or a write; the stream itself stays until the last of them has left.
-  if (stream_) stream_->shutdown();
+  // Whoever was about to wait for its turn has begun to, or sees the new state.
+  {
+    std::lock_guard lock(reply_mutex_);
+  }
   reply_turn_.notify_all();
 }
 
@@ -128,7 +124,7 @@ void Session::lose(const std::string& reason) {
 void Session::raise_dead() {
   std::string sentence;
   {
-    std::lock_guard lock(sentence_mutex_);
+    std::lock_guard lock(state_mutex_);
     sentence = sentence_;
   }
   TORCH_CHECK(false, sentence);
@@ -277,166 +273,5 @@ void Session::reserve(uint64_t bytes) {
   memory.refused++;
   raise_out_of_memory(*this, bytes, live);
 }
-
-// ---- waiting
-
-uint64_t Session::take_ticket(uint64_t) {
-  traffic.requests++;
-  std::lock_guard lock(reply_mutex_);
-  return next_ticket_++;
-}
-
-void Session::await_turn(uint64_t ticket, uint64_t) {
-  std::unique_lock lock(reply_mutex_);
-  while (served_ != ticket) {
-    if (is_dead()) raise_dead();
-    const auto owed = abandoned_.find(served_);
-    if (owed == abandoned_.end() || consuming_) {
-      reply_turn_.wait(lock);
-      continue;
-    }
-    // Whoever asked gave up (Ctrl-C): its answer still comes first.
-    consuming_ = true;
-    const uint64_t bytes = owed->second;
-    lock.unlock();
-    try {
-      consume_abandoned(bytes);
-    } catch (...) {
-      lock.lock();
-      consuming_ = false;
-      reply_turn_.notify_all();
-      throw;
-    }
-    lock.lock();
-    consuming_ = false;
-    abandoned_.erase(served_);
-    ++served_;
-    reply_turn_.notify_all();
-  }
-}
-
-void Session::end_turn() {
-  {
-    std::lock_guard lock(reply_mutex_);
-    ++served_;
-  }
-  reply_turn_.notify_all();
-}
-
-void Session::wait_readable(uint64_t ticket, uint64_t read_bytes) {
-  while (!stream_->buffered()) {
-    pollfd waiting{stream_->fd(), POLLIN, 0};
-    const int ready = ::poll(&waiting, 1, -1);
-    if (ready > 0) return;
-    if (ready < 0 && errno == EINTR) {
-      try {
-        check_interrupt();
-      } catch (...) {
-        std::lock_guard lock(reply_mutex_);
-        abandoned_[ticket] = read_bytes;
-        reply_turn_.notify_all();
-        throw;
-      }
-    } else if (ready < 0) {
-      lose(std::strerror(errno));
-    }
-  }
-}
-
-wire::Header Session::read_header() {
-  char bytes[wire::kHeaderBytes];
-  stream_->read_exact(bytes, sizeof bytes);
-  return wire::decode_header(bytes);
-}
-
-std::string Session::read_payload(const wire::Header& header) {
-  std::string payload(header.length, '\0');
-  if (header.length != 0) stream_->read_exact(payload.data(), payload.size());
-  return payload;
-}
-
-void Session::consume_abandoned(uint64_t read_bytes) {
-  try {
-    uint64_t got = 0;
-    do {
-      const auto header = read_header();
-      read_payload(header);
-      if (header.type != wire::MessageType::kData) return;
-      got += header.length;
-    } while (got < std::min(read_bytes, kAbandonedLimit));
-  } catch (const std::exception& error) {
-    if (is_dead()) raise_dead();
-    lose(error.what());
-  }
-}
-
-std::string Session::await_reply(uint64_t ticket) {
-  await_turn(ticket, 0);
-  wait_readable(ticket, 0);
-  wire::Header header{};
-  std::string payload;
-  try {
-    header = read_header();
-    payload = read_payload(header);
-  } catch (const std::exception& error) {
-    if (is_dead()) raise_dead();
-    lose(error.what());
-  }
-  end_turn();
-  switch (header.type) {
-    case wire::MessageType::kReply:
-      return payload;
-    case wire::MessageType::kError:
-      raise_remote(payload);
-    case wire::MessageType::kFatal:
-      lose(std::string(wire::Reader(payload).str()));
-    default:
-      lose("the device server sent a message that this client does not know");
-  }
-}
-
-void Session::read(uint64_t storage, uint64_t offset, uint64_t bytes, void* destination) {
-  if (bytes == 0) return;
-  require();
-  uint64_t ticket = 0;
-  {
-    std::lock_guard lock(mutex_);
-    const size_t place = out_.begin(wire::MessageType::kRead);
-    out_.put(storage);
-    out_.put(offset);
-    out_.put(bytes);
-    out_.end(place);
-    flush_locked();
-    ticket = take_ticket(bytes);
-  }
-  await_turn(ticket, bytes);
-  wait_readable(ticket, bytes);
-  std::string failure;
-  wire::Header header{};
-  try {
-    for (uint64_t got = 0; got < bytes; got += header.length) {
-      header = read_header();
-      if (header.type != wire::MessageType::kData || header.length == 0 || header.length > bytes - got) {
-        failure = read_payload(header);
-        break;
-      }
-      stream_->read_exact(static_cast<char*>(destination) + got, header.length);
-    }
-  } catch (const std::exception& error) {
-    if (is_dead()) raise_dead();
-    lose(error.what());
-  }
-  end_turn();
-  if (header.type == wire::MessageType::kData && failure.empty()) return;
-  if (header.type == wire::MessageType::kError) raise_remote(failure);
-  if (header.type == wire::MessageType::kFatal) lose(std::string(wire::Reader(failure).str()));
-  lose("the device server answered a read with something else");
-}
-
-void Session::synchronize() {
-  request([](wire::Writer& out) { out.end(out.begin(wire::MessageType::kSync)); });
-}
-
-void Session::raise_remote(const std::string& payload) { raise_remote_error(*this, payload); }
 
 }  // namespace elara::client

@@ -82,7 +82,7 @@ class Session {
       std::lock_guard lock(mutex_);
       append(encode);
       flush_locked();
-      ticket = take_ticket(0);
+      ticket = take_ticket();
     }
     return await_reply(ticket);
   }
@@ -135,8 +135,8 @@ class Session {
   void after_append();
   void flush_locked();
   void write_through(const void* data, size_t bytes);
-  uint64_t take_ticket(uint64_t read_bytes);
-  void await_turn(uint64_t ticket, uint64_t read_bytes);
+  uint64_t take_ticket();
+  void await_turn(uint64_t ticket);
   void end_turn();
   std::string await_reply(uint64_t ticket);
   void wait_readable(uint64_t ticket, uint64_t read_bytes);
@@ -153,7 +153,7 @@ class Session {
 
   std::atomic<State> state_{State::kNew};
   std::mutex open_mutex_;
-  std::mutex sentence_mutex_;
+  std::mutex state_mutex_;  // guards changes of the state, with what belongs to it
   std::string sentence_;
   DeviceFacts facts_;
   std::shared_ptr<net::Stream> stream_;
