@@ -74,7 +74,9 @@ class Desk:
         """Open a notebook in JupyterLab and wait for its kernel."""
         await self.page.goto(f"{self.url}/user/{self.name}/lab/tree/{path}?reset")
         await self.button.wait_for()
-        await self.page.locator(".jp-NotebookPanel-toolbar .jp-Notebook-ExecutionIndicator[data-status='idle']").wait_for()
+        await self.page.locator(
+            ".jp-NotebookPanel-toolbar .jp-Notebook-ExecutionIndicator[data-status='idle']"
+        ).wait_for()
 
     @property
     def button(self) -> Locator:

@@ -11,8 +11,8 @@ from tests.journey.browser import launch
 from tests.support.instance import Instance
 
 PASSWORD = "correct horse battery"
-# Shorter than by default, so that a test need not wait a minute for a workspace that died without a word; longer than the
-# 15 s between two signs of life.
+# Shorter than by default, so that a test need not wait a minute for a workspace that died without a word; longer than
+# the 15 s between two signs of life.
 GRACE_SECONDS = 25
 
 

@@ -9,7 +9,6 @@ from tests.journey.browser import Desk
 from tests.journey.conftest import PASSWORD
 from tests.support.instance import Instance
 
-
 # All journeys share one instance, so they share its event loop.
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600), pytest.mark.browser]
 
