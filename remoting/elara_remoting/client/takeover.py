@@ -25,6 +25,7 @@ def take_over(runtime_dir: str) -> None:
     # These bind to the compiled module when they are imported, so not before it is known to load.
     from elara_remoting import _client
     from elara_remoting.client import (
+        comm,
         compilation,
         cuda_module,
         flags,
@@ -38,6 +39,7 @@ def take_over(runtime_dir: str) -> None:
     storage.install()
     flags.install()
     compilation.install()
+    comm.install()
     legacy_types.install()
     sharing.install()
     _taken = True

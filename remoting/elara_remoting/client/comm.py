@@ -1,0 +1,43 @@
+"""What `nn.DataParallel` calls in `torch._C`: scatter, gather and broadcast over the attached devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+
+def _place(ordinal: int) -> torch.device:
+    return torch.device("cpu") if ordinal < 0 else torch.device("cuda", ordinal)
+
+
+def scatter(
+    tensor: Any, devices: Sequence[int], chunk_sizes: Sequence[int] | None = None, dim: int = 0, streams: Any = None
+) -> list[Any]:
+    """Cut `tensor` along `dim`, one piece a device."""
+    pieces = tensor.chunk(len(devices), dim) if chunk_sizes is None else tensor.split(list(chunk_sizes), dim)
+    return [piece.to(_place(ordinal)) for piece, ordinal in zip(pieces, devices, strict=False)]
+
+
+def gather(tensors: Sequence[Any], dim: int, destination: int | None = None) -> Any:
+    """Join `tensors` along `dim` on one device (-1: the CPU; None: the current one)."""
+    ordinal = torch.cuda.current_device() if destination is None else destination
+    return torch.cat([tensor.to(_place(ordinal)) for tensor in tensors], dim)
+
+
+def broadcast(tensor: Any, devices: Sequence[int]) -> list[Any]:
+    """`tensor` on every device; on its own it is the same one."""
+    return [tensor.to(_place(ordinal)) for ordinal in devices]
+
+
+def broadcast_coalesced(tensors: Sequence[Any], devices: Sequence[int], buffer_size: int = 0) -> list[list[Any]]:
+    """Lists of `tensors`, one list a device. Nothing is gained by packing them, as every copy is sent by itself."""
+    return [[tensor.to(_place(ordinal)) for tensor in tensors] for ordinal in devices]
+
+
+def install() -> None:
+    """Provide the names that a CPU build lacks."""
+    core: Any = torch._C
+    core._scatter, core._gather = scatter, gather
+    core._broadcast, core._broadcast_coalesced = broadcast, broadcast_coalesced
