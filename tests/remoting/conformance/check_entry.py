@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten
 
 from tests.remoting.conformance.compare import Comparison
 from tests.remoting.conformance.entries import SEED, choose_dtype, differentiable, samples
-from tests.remoting.conformance.transfer import copy_to
+from tests.remoting.conformance.transfer import copy_to, names_a_place
 
 # These hand out memory whose contents nobody promised: only what is known without reading it is compared.
 UNINITIALISED = frozenset(
@@ -144,7 +144,8 @@ def _wants_gradient(leaf: Any) -> bool:
 
 def compare_outcomes(comparison: Comparison, native: Outcome, remote: Outcome, device: str, *, values: bool) -> None:
     """Results, gradients, and the arguments that the call changed in place."""
-    comparison.trees(native.result, remote.result, "result", device, values=values)
+    place = device if names_a_place(native.arguments) else "cpu"
+    comparison.trees(native.result, remote.result, "result", place, values=values)
     comparison.trees(native.gradients, remote.gradients, "gradient", device)
     changed = [
         (ours, theirs)

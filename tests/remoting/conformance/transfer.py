@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map
+
+# The database names the second where there is one, since some of its samples ask for a result on another device.
+PLACES = ("cpu", "cuda")
 
 
 def copy_to(tree: Any, device: str) -> Any:
@@ -24,11 +27,19 @@ def copy_to(tree: Any, device: str) -> Any:
             return torch.device(device)
         if isinstance(value, torch.Generator):
             return torch.Generator(device).manual_seed(value.initial_seed())
-        if isinstance(value, str) and value == "cpu":
+        if isinstance(value, str) and value in PLACES:
             return device
         return value
 
     return tree_map(one, tree)
+
+
+def names_a_place(tree: Any) -> bool:
+    """Whether an operator can tell from its arguments where its result belongs: arange(5) cannot."""
+    return any(
+        isinstance(leaf, torch.Tensor | torch.device) or (isinstance(leaf, str) and leaf in PLACES)
+        for leaf in tree_flatten(tree)[0]
+    )
 
 
 def _copy_tensor(tensor: Any, device: str) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,27 +24,30 @@ UNATTACHED = sorted(path.stem for path in HERE.glob("late_*.py"))
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeviceServers]:
-    with DeviceServers(tmp_path_factory.mktemp("devices"), devices=2, memory=2 << 30) as running:
-        yield running
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.CompletedProcess[str]]:
+    """What every program's process came to, two at a time."""
+    folder = tmp_path_factory.mktemp("devices")
+    with DeviceServers(folder, devices=2, memory=2 << 30) as servers, ThreadPoolExecutor(2) as pool:
+        environments = dict.fromkeys(ATTACHED, servers.environment)
+        for program in UNATTACHED:
+            environments[program] = {**os.environ, "ELARA_RUNTIME_DIR": str(tmp_path_factory.mktemp(program))}
+        # The longest first, so that none is left over for one core.
+        order = sorted(environments, key=lambda program: program != "late_digits")
+        return dict(zip(order, pool.map(lambda program: run(program, environments[program]), order), strict=True))
 
 
-@pytest.mark.parametrize("program", ATTACHED)
-def test_program_on_attached_devices(program: str, servers: DeviceServers) -> None:
-    run(program, servers.environment)
-
-
-@pytest.mark.parametrize("program", UNATTACHED)
-def test_program_that_begins_without_a_device(program: str, tmp_path: Path) -> None:
-    run(program, {**os.environ, "ELARA_RUNTIME_DIR": str(tmp_path)})
-
-
-def run(program: str, environment: dict[str, str]) -> None:
-    """Run one program's tests; its output is the failure's text."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "300"]
-    # The native side spins between small operators when it has more threads than a busy machine has cores.
+def run(program: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run one program's tests in a process of their own."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "200"]
+    # With more threads than a busy machine has cores, the CPU's own kernels spin between small operators.
     environment = {**environment, "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(
-        [*command, str(HERE / f"{program}.py")], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    return subprocess.run(
+        [*command, str(HERE / f"{program}.py")], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
     )
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("program", [*ATTACHED, *UNATTACHED])
+def test_program(program: str, outcomes: dict[str, subprocess.CompletedProcess[str]]) -> None:
+    finished = outcomes[program]
     assert finished.returncode == 0, finished.stdout[-8000:] + finished.stderr[-2000:]
