@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.backends.cudnn
+import torch.cuda.graphs
 import torch.cuda.random
 import torch.cuda.streams
 
@@ -45,6 +47,18 @@ class Runtime:
         raise AttributeError(f"{name} of the CUDA runtime is not available: the GPU is not in this machine")
 
 
+class CUDAGraph:
+    """Stands for `torch.cuda.CUDAGraph`, which there is not."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        raise RuntimeError(cuda_names.CUDA_GRAPHS)
+
+
+def _is_acceptable(_: Any) -> bool:
+    """Whether cuDNN's own interface could take a tensor: no, and that is worth no warning."""
+    return False
+
+
 def _device_count() -> int:
     """Return the number of GPUs attached at this moment."""
     return int(_client.device_count())
@@ -70,3 +84,6 @@ def install() -> None:
     for module in (cuda, torch.cuda.streams):
         module.Stream = streams.Stream
         module.Event = streams.Event
+    for module in (cuda, torch.cuda.graphs):
+        module.CUDAGraph = CUDAGraph
+    torch.backends.cudnn.is_acceptable = _is_acceptable

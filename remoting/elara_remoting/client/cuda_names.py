@@ -152,7 +152,7 @@ _REFUSED = {
     "_cuda_allocationTraceback": "allocation tracebacks are not recorded for an attached GPU",
     "_cuda_jiterator_compile_and_launch_kernel": "kernels in CUDA C++ cannot be compiled for an attached GPU yet",
 }
-_CUDA_GRAPHS = "CUDA graphs are not supported on an attached GPU; run the same code without them"
+CUDA_GRAPHS = "CUDA graphs are not supported on an attached GPU; run the same code without them"
 
 
 def refusing(sentence: str) -> Callable[..., Any]:
@@ -172,5 +172,5 @@ def install() -> None:
         setattr(torch._C, name, refusing(sentence))
     for name in _CUDA_GRAPH_NAMES:
         if not hasattr(torch._C, name):
-            setattr(torch._C, name, refusing(_CUDA_GRAPHS))
+            setattr(torch._C, name, refusing(CUDA_GRAPHS))
     torch._C._has_cuda = True

@@ -135,3 +135,14 @@ def test_lazy_conjugates_and_negatives_arrive_as_values(bench: Bench) -> None:
     assert torch.equal(there.conj().cpu(), host.conj().resolve_conj())
     assert torch.equal(there.conj().imag.cpu(), host.conj().imag.resolve_neg())
     torch.testing.assert_close(torch.fft.ifft(torch.fft.fft(there)).cpu(), host)
+
+
+def test_what_is_not_there_is_refused_in_one_sentence(bench: Bench) -> None:
+    tensor = torch.ones(2, device="cuda")
+    with pytest.raises(RuntimeError, match="CUDA graphs are not supported on an attached GPU"):
+        torch.cuda.CUDAGraph()
+    with pytest.raises(BufferError, match=r"copy the tensor with \.cpu\(\) first"):
+        torch.utils.dlpack.to_dlpack(tensor)
+    assert not hasattr(tensor, "__cuda_array_interface__")
+    with pytest.raises(NotImplementedError, match="to_sparse does not run on an attached GPU"):
+        tensor.to_sparse().cpu()
