@@ -48,6 +48,23 @@ def test_a_model_trains_under_autocast_with_a_scaler(dtype: Any) -> None:
     assert losses[-1] < losses[0] / 4
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_softmax_from_half_to_single_precision_and_its_gradient(dtype: Any) -> None:
+    inputs = torch.linspace(-2, 2, 12).reshape(3, 4).to(dtype)
+    for function in (torch.softmax, torch.log_softmax):
+        half, single = inputs.cuda().requires_grad_(), inputs.float().requires_grad_()
+        with torch.autocast("cuda", dtype=dtype):
+            result = function(half, -1)
+        expected = function(single, -1)
+        assert result.dtype == torch.float32
+        torch.testing.assert_close(result.cpu(), expected)
+        weights = torch.arange(12.0).reshape(3, 4)
+        (result * weights.cuda()).sum().backward()
+        (expected * weights).sum().backward()
+        assert half.grad is not None and half.grad.dtype == dtype
+        torch.testing.assert_close(half.grad.cpu(), single.grad.to(dtype), rtol=1e-2, atol=1e-2)
+
+
 def test_the_scaler_skips_a_step_with_infinite_gradients_and_lowers_its_scale() -> None:
     parameter = nn.Parameter(torch.ones(3, device="cuda"))
     optimizer = torch.optim.SGD([parameter], lr=0.1)
