@@ -92,6 +92,8 @@ def environment(
         "HOME": str(places.home),
         "PATH": f"{places.environment / 'bin'}:{path}",
         "JUPYTER_PATH": str(places.jupyter),
+        # Answers questions that JupyterLab would else ask everybody at the first start; a user's own settings win.
+        "JUPYTER_CONFIG_PATH": str(Path(__file__).with_name("jupyter_config")),
         "ELARA_RUNTIME_DIR": str(places.runtime),
         "ELARA_API_URL": site_url + API_PREFIX,
         "ELARA_PROJECT": choice.project_path,

@@ -65,6 +65,7 @@ class Desk:
     async def open_workspace(self, project: str) -> None:
         """Choose the project on the spawn page and wait for JupyterLab."""
         await self.page.goto(f"{self.url}/hub/spawn")
+        await expect(self.page.get_by_role("note")).to_contain_text("Local mode isolates nobody")
         await self.page.get_by_label("Project").select_option(project)
         await self.screenshot(f"spawn-{self.name}")
         await self.page.get_by_role("button", name="Start").click()

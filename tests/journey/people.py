@@ -64,7 +64,8 @@ async def seconds_until_free(person: Person, wanted: int, limit: float) -> float
 
 @asynccontextmanager
 async def at_work(person: Person, project: str) -> AsyncIterator[RemoteKernel]:
-    """A workspace in `project` with a running kernel; stopped afterwards, dead or alive."""
+    """A fresh workspace in `project` with a running kernel; stopped afterwards, dead or alive."""
+    await person.stop_workspace()
     await person.start_workspace({"project": project})
     try:
         async with RemoteKernel(person.workspace_url(), person.token) as kernel:

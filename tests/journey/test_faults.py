@@ -113,6 +113,7 @@ async def test_a_stopped_workspace_gives_its_devices_back(elara: Instance) -> No
 
 async def test_a_workspace_killed_without_a_word_loses_its_lease_after_the_grace(elara: Instance) -> None:
     bob = await elara.person("bob", PASSWORD)
+    await bob.stop_workspace()
     await bob.start_workspace({"project": "sound/birds"})
     await attach(bob, 500)
     for process in _workspace_processes(elara, "bob"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,9 @@ def test_the_environment_of_a_workspace() -> None:
         constraints=DATA / "constraints.txt",
         path="/usr/bin",
     )
+    # Where the package lies is the machine's affair; that JupyterLab finds its answers there is the test's.
+    page_config = Path(made.pop("JUPYTER_CONFIG_PATH")) / "labconfig" / "page_config.json"
+    assert json.loads(page_config.read_text())["disabledExtensions"]
     assert made == {
         "HOME": "/srv/elara/homes/ada",
         "PATH": "/srv/elara/homes/ada/.elara/environment/bin:/usr/bin",

@@ -42,8 +42,9 @@ DEFAULT_PORT = 7470
 )
 @click.option(
     "--join-token-file",
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
-    help="A file with the one-time token from an administrator (- reads standard input). Read on the first start only.",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    help="A file with the one-time token from an administrator (- reads standard input). "
+    "The first start needs it; later it may be gone.",
 )
 @click.option(
     "--token",
@@ -126,6 +127,9 @@ async def _run(make: Callable[[], Agent]) -> int:
 
 def _read_token(path: Path | None) -> str | None:
     if path is None:
+        return None
+    if str(path) != "-" and not path.exists():
+        # A node that has joined needs none; one that has not says so itself.
         return None
     with click.open_file(str(path), encoding="utf-8") as stream:
         return stream.read().strip() or None
