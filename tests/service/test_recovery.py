@@ -212,6 +212,10 @@ async def test_a_removed_node_is_out(world: World) -> None:
     lease = await world.attach(token)
     await world.ok("DELETE", f"/nodes/{node.node_id}", "user-root")
     assert (await world.state(lease["id"], token, "ended"))["end_reason"] == "node_removed"
+    # Whatever it still reports, nothing is granted there again.
+    await node.status()
+    refused = await world.call("POST", "/leases", token, {"count": 1})
+    assert refused.status_code == 409, refused.text
     assert await world.free() == 0
     await node.disconnect()
     with pytest.raises(AssertionError, match="does not belong to the pool"):

@@ -138,7 +138,8 @@ def arrived(core: Core, unit: Unit, node: Node, hello: dict[str, Any]) -> None:
 
 def reported(core: Core, unit: Unit, node: Node, status: dict[str, Any]) -> None:
     """A node's `status`."""
-    if "devices" in status:
+    # A removed node still tells of leases that end there, but nothing it says makes its devices usable again.
+    if "devices" in status and node.removed_at is None:
         _store_devices(core, unit, node, status["devices"])
     _compare(core, unit, node, status.get("leases") or [], lost_since=None, first=False)
     if node.last_seen is None or unit.now - node.last_seen > _SEEN_EVERY:
