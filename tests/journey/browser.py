@@ -102,6 +102,7 @@ class Desk:
         """Attach one device through the button, and wait until it shows it."""
         await self.button.click()
         await self.popover.get_by_text(share, exact=True).click()
+        await expect(self.popover).to_contain_text("Free now")
         await self.screenshot(f"popover-{self.name}")
         await self.popover.get_by_role("button", name="Attach", exact=True).click()
         await expect(self.button).to_have_attribute("data-state", "attached", timeout=SLOW)
