@@ -38,6 +38,14 @@ def until(happens: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
     raise AssertionError(f"not within {seconds:.0f} s: {what}")
 
 
+def gone(process: psutil.Process) -> bool:
+    """Whether it has ended; one that nobody has waited for yet (a zombie of a killed hub) has."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def free_port() -> int:
     for port in PORTS:
         with socket.socket() as probe:

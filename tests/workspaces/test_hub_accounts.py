@@ -11,7 +11,7 @@ import time
 
 import httpx
 import pytest
-from hub_world import PASSWORD, Browser, HubWorld, until
+from hub_world import PASSWORD, Browser, HubWorld, gone, until
 
 
 def elara_admin(world: HubWorld, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -141,7 +141,7 @@ def test_a_disabled_user_is_out_within_a_minute(world: HubWorld, admin: Browser)
         "the token is dead",
     )
     until(lambda: not person.signed_in(), "the browser is signed out")
-    until(lambda: not process.is_running(), "the workspace is gone")
+    until(lambda: gone(process), "the workspace is gone")
     assert time.monotonic() - began < 60
     refused = world.browser().sign_in("edsger")
     assert refused.status_code == 403

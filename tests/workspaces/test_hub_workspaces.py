@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from hub_world import Browser, HubWorld, until
+from hub_world import Browser, HubWorld, gone, until
 
 from elara_hub.contract import API_PREFIX
 
@@ -217,7 +217,7 @@ def test_a_workspace_outlives_the_hub_and_is_found_again(world: HubWorld, mary: 
     assert workspace_of(world, "mary").pid == before.pid
     assert mary.http.get("/user/mary/api/kernels").json()[0]["id"] == kernel.json()["id"]
     mary.stop()
-    until(lambda: not any(p.is_running() for p in (before, *family)), "workspace and kernel are gone")
+    until(lambda: all(gone(p) for p in (before, *family)), "workspace and kernel are gone")
     me = httpx.get(
         f"{world.url}/hub/api/user", headers={"Authorization": f"token {token}"}, trust_env=False
     ).status_code
