@@ -8,23 +8,15 @@ from typing import Any
 
 from playwright.sync_api import Browser, Locator, Page, Playwright, expect
 
+from tests.support.chromium import LAUNCH
+
 from .jupyter_process import JUPYTER_TOKEN, Lab
 
-_ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 SCREENSHOTS = Path(__file__).parent / "screenshots"
 
 
 def launch(playwright: Playwright) -> Browser:
-    """Debian's Chromium: Playwright's own download is not needed."""
-    return playwright.chromium.launch(executable_path="/usr/bin/chromium", args=_ARGUMENTS)
+    return playwright.chromium.launch(**LAUNCH)
 
 
 def write_notebook(lab: Lab, name: str) -> None:

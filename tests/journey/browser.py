@@ -9,23 +9,15 @@ from typing import Self
 
 from playwright.async_api import Browser, Locator, Page, Playwright, expect
 
+from tests.support.chromium import LAUNCH
+
 SCREENSHOTS = Path(__file__).parent / "screenshots"
-_ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 SLOW = 90_000
 """Milliseconds for what starts processes; two busy cores are slow."""
 
 
 async def launch(playwright: Playwright) -> Browser:
-    """Debian's Chromium: Playwright's own download is not needed."""
-    return await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=_ARGUMENTS)
+    return await playwright.chromium.launch(**LAUNCH)
 
 
 class Desk:

@@ -247,7 +247,7 @@ async def test_no_secret_stands_in_a_command_line_or_a_log(elara: Instance) -> N
 
 async def test_internal_routes_cannot_be_reached_by_way_of_the_proxy(elara: Instance) -> None:
     token = Vault.open(elara.data / "secrets").internal_token
-    path = "/services/elara/api/v1/internal/mlflow/members"
+    path = "/services/elara/api/v1/internal/spawn-options/ada"
     headers = {"Authorization": f"Bearer {token}"}
     async with httpx.AsyncClient(headers=headers) as client:
         assert (await client.get(elara.url + path)).status_code in (401, 403, 404)

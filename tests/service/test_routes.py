@@ -79,7 +79,7 @@ async def test_no_route_answers_without_a_token(app: FastAPI, world: World) -> N
 
 
 async def test_internal_routes_need_the_secret_and_no_proxy(world: World) -> None:
-    path = f"{API}/internal/mlflow/members"
+    path = f"{API}/internal/spawn-options/ada"
     assert (await world.http.get(path, headers=world.internal)).status_code == 200
     through_proxy = {**world.internal, "X-Forwarded-For": "10.0.0.1"}
     assert (await world.http.get(path, headers=through_proxy)).status_code == 403

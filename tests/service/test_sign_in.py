@@ -164,7 +164,7 @@ async def test_requests_that_are_no_browsers_are_not_redirected(service: httpx.A
         forged = await plain.get("/services/elara/oauth_callback?code=x&state=abcdefgh")
         assert forged.status_code == 403
         through_proxy = {"Authorization": f"token {INTERNAL}"}
-        assert (await plain.get(f"{API}/internal/mlflow/members", headers=through_proxy)).status_code == 403
+        assert (await plain.get(f"{API}/internal/spawn-options/ada", headers=through_proxy)).status_code == 403
         assert (await plain.get(f"{API}/nodes", headers=through_proxy)).status_code == 401
 
 

@@ -68,12 +68,6 @@ async def mlflow_access(found: Core, body: TokenBody) -> dict[str, Any]:
     return {"user": identity.name, "admin": identity.admin, "workspaces": access}
 
 
-@router.get("/mlflow/members", summary="Every project's MLflow workspace with its members' roles")
-def mlflow_members(found: Core) -> dict[str, Any]:
-    with found.core.read() as session:
-        return {"workspaces": workspaces.mlflow_members(session)}
-
-
 @router.post("/join-tokens", status_code=201, summary="A join token for a node of this installation")
 def join_token(found: Core, body: NameBody) -> dict[str, Any]:
     with found.core.change() as unit:

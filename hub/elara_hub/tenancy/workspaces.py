@@ -120,13 +120,3 @@ def mlflow_access(session: Session, user: str, server: str | None) -> dict[str, 
         here = running_workspace(session, user, server)
         query = query.where(Project.id == (here.project_id if here is not None else -1))
     return {handle: role for _, handle, role in session.execute(query)}
-
-
-def mlflow_members(session: Session) -> dict[str, dict[str, str]]:
-    """Every project's MLflow workspace with its members' roles."""
-    projects = session.execute(select(Project.id, Project.handle).where(Project.archived_at.is_(None)))
-    found: dict[int, tuple[str, dict[str, str]]] = {key: (handle, {}) for key, handle in projects}
-    for row in session.scalars(select(ProjectMember)):
-        if row.project_id in found:
-            found[row.project_id][1][row.user] = row.role
-    return dict(found.values())
