@@ -13,6 +13,7 @@ import httpx
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTENSION = ROOT / "extensions" / "jupyterlab-elara"
+BUILT = Path(sys.prefix) / "share" / "jupyter" / "labextensions" / "jupyterlab-elara"
 JUPYTER_TOKEN = "browser-token"
 
 
@@ -23,20 +24,20 @@ class Lab:
         self.folder = folder
         self.url = f"http://127.0.0.1:{port}/"
         self.port = port
-        built = EXTENSION / "jupyterlab_elara" / "labextension"
-        if not (built / "package.json").exists():
-            raise RuntimeError(f"The JupyterLab extension is not built: see {EXTENSION / 'README.md'}")
-        self._environment = {**os.environ, **self._paths(built), **environment}
+        if not (BUILT / "package.json").exists():
+            raise RuntimeError("The JupyterLab extension is not installed in this environment: run `make build-test`")
+        self._environment = {**os.environ, **self._paths(), **environment}
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
-    def _paths(self, built: Path) -> dict[str, str]:
-        """Show Jupyter the extension as it lies in the checkout, whatever is installed beside it."""
+    def _paths(self) -> dict[str, str]:
+        """Show Jupyter the server's part as it lies in the checkout, and the front end as `make build` installed it:
+        a build that came from the cache leaves none in the checkout."""
         data, config = self.folder / "share", self.folder / "config"
         for folder in (data / "labextensions", config / "jupyter_server_config.d", self.folder / "work"):
             folder.mkdir(parents=True, exist_ok=True)
-        (data / "labextensions" / "jupyterlab-elara").symlink_to(built)
+        (data / "labextensions" / "jupyterlab-elara").symlink_to(BUILT)
         # No question about news in front of what is tested.
         quiet = self.folder / "settings" / "@jupyterlab" / "apputils-extension"
         quiet.mkdir(parents=True)

@@ -288,8 +288,11 @@ class Keeper:
     async def _ended(self, lease: Lease) -> None:
         reason, message = why_ended(lease)
         lost = is_loss(lease)
-        self.lease = None
+        # First the kernels, then the page: whoever reads here that nothing is attached finds it so in the file as well.
         await workspace.mark_detached(self.runtime_dir, str(lease["id"]), message, lost=lost)
+        if self.lease is None or not same_lease(self.lease["id"], lease["id"]):
+            return  # detached by the user meanwhile
+        self.lease = None
         self.last_end = {"reason": reason, "message": message}
         self.notices.add("lost" if lost else "ended", message, str(lease["id"]))
         self._log.warning("The lease %s ended (%s)", lease["id"], reason)
