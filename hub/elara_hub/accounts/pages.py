@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from jupyterhub.handlers.base import BaseHandler
 from jupyterhub.scopes import needs_scope
 from tornado import web
 
 from elara_hub.accounts.first import invitation_link, made_password
-from elara_hub.accounts.passwords import TooBusy
+from elara_hub.accounts.passwords import Passwords, TooBusy
 from elara_hub.accounts.rules import BadInput, check_open_name, check_password, in_words
 from elara_hub.accounts.store import INVITATION_HOURS, Accounts
-from elara_hub.accounts.watch import end_tokens
-
-if TYPE_CHECKING:
-    from elara_hub.accounts.authenticator import AccountsAuthenticator
+from elara_hub.accounts.watch import Watch, end_tokens
 
 SIGN_UP_KEY = "~sign-up"
 """Counts sign-ups of one address like failed sign-ins, so that nobody fills the list."""
 
 
+class SignIn(Protocol):
+    """What the pages need of the authenticator that they belong to."""
+
+    accounts: Accounts
+    passwords: Passwords
+    watch: Watch
+    sign_up: bool
+    public_url: str
+
+    async def verify(self, name: str, password: str, address: str) -> str | None:
+        """`name` when the password is right. Raises web.HTTPError when locked out or too busy."""
+        ...
+
+
 class AccountsHandler(BaseHandler):  # type: ignore[misc]
     """What the pages share. The hub's own base handler checks the xsrf cookie of every POST."""
 
-    def initialize(self, authenticator: AccountsAuthenticator) -> None:
+    def initialize(self, authenticator: SignIn) -> None:
         self.ours = authenticator
 
     @property
@@ -188,7 +199,7 @@ class ListHandler(AccountsHandler):
         await self.show("accounts.html", status, people=people, hours=INVITATION_HOURS, **values)
 
 
-def page_handlers(authenticator: AccountsAuthenticator) -> list[tuple[str, type[AccountsHandler], dict[str, Any]]]:
+def page_handlers(authenticator: SignIn) -> list[tuple[str, type[AccountsHandler], dict[str, Any]]]:
     """Routes below /hub."""
     ours = {"authenticator": authenticator}
     return [(r"/signup", SignUpHandler, ours), (r"/password", PasswordHandler, ours), (r"/accounts", ListHandler, ours)]
