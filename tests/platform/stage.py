@@ -1,5 +1,5 @@
 """Runs the real supervisor over actors, in a process of its own: python stage.py DATA READY_SECONDS
-NAME=BEHAVIOUR..."""
+SILENT_SECONDS NAME=BEHAVIOUR..."""
 
 from __future__ import annotations
 
@@ -35,14 +35,15 @@ def part(folder: DataFolder, name: str, behaviour: str, port: int) -> Part:
 def main() -> int:
     folder = DataFolder(Path(sys.argv[1]))
     folder.open()
-    cast = [pair.split("=") for pair in sys.argv[3:]]
+    cast = [pair.split("=") for pair in sys.argv[4:]]
     ports = free_ports(len(cast))
     parts = [part(folder, name, behaviour, port) for (name, behaviour), port in zip(cast, ports, strict=True)]
     processes.become_subreaper()
 
     async def play() -> None:
         await stop_leftovers(folder, print)
-        supervisor = Supervisor(parts, folder, [SECRET], "http://stage", print, ready_seconds=float(sys.argv[2]))
+        patience = {"ready_seconds": float(sys.argv[2]), "silent_seconds": float(sys.argv[3])}
+        supervisor = Supervisor(parts, folder, [SECRET], "http://stage", print, **patience)
         await supervisor.run(lambda seconds: print("all ready", flush=True))
 
     try:

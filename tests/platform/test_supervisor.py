@@ -23,11 +23,11 @@ HERE = Path(__file__).parent
 class Stage:
     """The supervisor of stage.py as a child process."""
 
-    def __init__(self, data: Path, cast: dict[str, str], ready_seconds: float = 30) -> None:
+    def __init__(self, data: Path, cast: dict[str, str], ready_seconds: float, silent_seconds: float) -> None:
         self.data = data
         pairs = [f"{name}={behaviour}" for name, behaviour in cast.items()]
         self.process = subprocess.Popen(
-            [sys.executable, "-u", str(HERE / "stage.py"), str(data), str(ready_seconds), *pairs],
+            [sys.executable, "-u", str(HERE / "stage.py"), str(data), str(ready_seconds), str(silent_seconds), *pairs],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -73,8 +73,10 @@ def stages() -> Iterator[list[Stage]]:
         assert until(lambda stage=stage: not processes_of(stage.data), "processes were left behind", 10)
 
 
-def open_stage(stages: list[Stage], data: Path, cast: dict[str, str], ready_seconds: float = 30) -> Stage:
-    stages.append(Stage(data, cast, ready_seconds))
+def open_stage(
+    stages: list[Stage], data: Path, cast: dict[str, str], ready_seconds: float = 30, silent_seconds: float = 60
+) -> Stage:
+    stages.append(Stage(data, cast, ready_seconds, silent_seconds))
     return stages[-1]
 
 
@@ -155,6 +157,18 @@ def test_a_part_that_ignores_the_order_to_stop_is_killed(tmp_path: Path, stages:
     assert stage.end()[0] == 0
     assert time.monotonic() - begun < 10
     assert "did not stop within 1 s and was killed" in stage.log("service")
+
+
+def test_a_part_that_hangs_is_started_again(tmp_path: Path, stages: list[Stage]) -> None:
+    stage = open_stage(stages, tmp_path, {"service": "good", "mlflow": "good"}, silent_seconds=3)
+    until(stage.ready, "ready")
+    hung = stage.parts()["service"]["pid"]
+    os.kill(hung, signal.SIGSTOP)  # it lives, takes connections, and says nothing
+    until(lambda: stage.parts()["service"]["restarts"] == 1 and stage.parts()["service"]["state"] == "ready", "restart")
+    assert not alive(hung)
+    assert stage.parts()["mlflow"]["restarts"] == 0, "who answers is left alone"
+    assert stage.end()[0] == 0
+    assert "has not answered for 3 s" in stage.log("service")
 
 
 def test_parts_do_not_outlive_a_supervisor_that_is_killed(tmp_path: Path, stages: list[Stage]) -> None:

@@ -16,6 +16,8 @@ from elara_hub.supervisor.plan import Part
 from elara_hub.supervisor.problem import UpProblem
 
 READY_SECONDS = 180.0
+SILENT_SECONDS = 90.0
+"""How long a part may leave its question unanswered before it is taken for hung; more than any machine's hiccup."""
 FIRST_ATTEMPTS = 2
 STABLE_SECONDS = 60.0
 BACK_OFF = (0.3, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -31,6 +33,7 @@ class Runner:
         log: PartLog,
         changed: Callable[[Runner], Awaitable[None]],
         ready_seconds: float = READY_SECONDS,
+        silent_seconds: float = SILENT_SECONDS,
     ) -> None:
         self.part = part
         self.log = log
@@ -42,6 +45,7 @@ class Runner:
         self.was_ready = asyncio.Event()
         self._changed = changed
         self._ready_seconds = ready_seconds
+        self._silent_seconds = silent_seconds
         self._stopping = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
 
@@ -99,8 +103,10 @@ class Runner:
             await exited
             await self._after()
             return "never"
+        watch = asyncio.create_task(self._end_when_silent())
         status = await exited
         ready.cancel()
+        watch.cancel()
         await self._after()
         return f"exit status {status}" if status >= 0 else f"{signal.Signals(-status).name}"
 
@@ -141,6 +147,21 @@ class Runner:
             for url in check.urls:
                 while not await _answers(client, url, check.headers):  # noqa: ASYNC110 - nothing tells us
                     await asyncio.sleep(_POLL_SECONDS)
+
+    async def _end_when_silent(self) -> None:
+        """Ends a part that lives on without answering, so that it is started again like one that died."""
+        if not self.part.ready.urls or not self.was_ready.is_set():
+            return
+        # Only the first question is the part's own; the others pass through its neighbours.
+        url, headers = self.part.ready.urls[0], self.part.ready.headers
+        heard = time.monotonic()
+        async with httpx.AsyncClient(trust_env=False, timeout=self._silent_seconds / 3) as client:
+            while time.monotonic() - heard < self._silent_seconds:
+                await asyncio.sleep(self._silent_seconds / 10)
+                if await _answers(client, url, headers):
+                    heard = time.monotonic()
+        self.log.note(f"{self.part.name} has not answered for {self._silent_seconds:g} s and is ended")
+        await self._end()
 
     async def _end(self) -> None:
         process = self._process

@@ -15,7 +15,7 @@ from elara_hub.supervisor import processes
 from elara_hub.supervisor.folder import DataFolder
 from elara_hub.supervisor.logs import PartLog
 from elara_hub.supervisor.plan import Part
-from elara_hub.supervisor.runner import READY_SECONDS, Runner
+from elara_hub.supervisor.runner import READY_SECONDS, SILENT_SECONDS, Runner
 
 # Stopped first: nothing new may be started, and the node tells the still running service what its leases used.
 _FIRST = ("hub", "node")
@@ -38,6 +38,7 @@ class Supervisor:
         before: Callable[[str], Awaitable[None]] | None = None,
         ready_again: Callable[[str], Awaitable[None]] | None = None,
         ready_seconds: float = READY_SECONDS,
+        silent_seconds: float = SILENT_SECONDS,
     ) -> None:
         self._folder = folder
         self._url = url
@@ -49,7 +50,9 @@ class Supervisor:
         self._stop_asked = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.runners = {
-            part.name: Runner(part, PartLog(folder.logs, part.name, secrets), self._changed, ready_seconds)
+            part.name: Runner(
+                part, PartLog(folder.logs, part.name, secrets), self._changed, ready_seconds, silent_seconds
+            )
             for part in parts
         }
 
