@@ -185,18 +185,24 @@ def build_core() -> None:
         keep(place, kept)
 
 
-def build_labextension() -> None:
-    """Build the JupyterLab extension as a wheel, or take it from the cache, and install it."""
+def labextension_wheel() -> Path:
+    """The JupyterLab extension as a wheel: from the cache, else built. Raises SetupProblem."""
     kept = CACHE / f"labextension-{inputs.labextension()[:24]}"
-    if not kept.is_dir():
-        made = STAMPS / "wheels"
-        shutil.rmtree(made, ignore_errors=True)
-        pip(
-            *("wheel", "--no-build-isolation", "--no-deps", "-w", made, ROOT / "extensions" / "jupyterlab-elara"),
-            what="Building the JupyterLab extension",
-        )
-        keep(made, kept)
-    wheel = next(kept.glob("*.whl"))
+    if kept.is_dir():
+        return next(kept.glob("*.whl"))
+    made = STAMPS / "wheels"
+    shutil.rmtree(made, ignore_errors=True)
+    pip(
+        *("wheel", "--no-build-isolation", "--no-deps", "-w", made, ROOT / "extensions" / "jupyterlab-elara"),
+        what="Building the JupyterLab extension",
+    )
+    keep(made, kept)
+    return next(made.glob("*.whl"))
+
+
+def build_labextension() -> None:
+    """Install the JupyterLab extension."""
+    wheel = labextension_wheel()
     pip("install", "--no-deps", "--force-reinstall", wheel, what="Installing the JupyterLab extension")
 
 

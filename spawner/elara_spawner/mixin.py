@@ -95,7 +95,7 @@ class WorkspaceMixin(LoggingConfigurable):
     @property
     def catalogue(self) -> Catalogue:
         """Read anew each time, so that an edited catalogue needs no restart of the hub."""
-        return load_catalogue(Path(self.catalogue_file))
+        return load_catalogue(Path(self.catalogue_file)).offered(local=not self.isolated)
 
     async def workspace_form(self) -> str:
         """The form's HTML, or a sentence instead of it when the service is away."""

@@ -40,6 +40,10 @@ def test_no_core_is_said(tmp_path: Path) -> None:
     assert "core is not built" in str(why_no_devices(tmp_path, lambda name: "2.13.0"))
 
 
+def test_an_image_in_which_nothing_can_be_attached_says_so_itself(core: Path) -> None:
+    assert why_no_devices(core, lambda name: "2.13.0", image_note="Not yet in JAX.") == "Not yet in JAX."
+
+
 def test_torch_is_not_imported_in_the_server() -> None:
     code = (
         "import sys; from jupyterlab_elara import _jupyter_server_extension_points as points; points();"

@@ -19,7 +19,7 @@ from elara_spawner.steps import Steps
 from elara_spawner.workspace import Choice, environment, folder_name, places
 
 ROOT = Path(__file__).resolve().parents[2]
-CATALOGUE = load_catalogue(ROOT / "images" / "catalogue.yaml")
+CATALOGUE = load_catalogue(ROOT / "images" / "catalogue.yaml").offered(local=True)
 DIGITS = Membership("demo", "digits", "owner")
 LETTERS = Membership("demo", "letters", "viewer")
 CHOICE = Choice("demo", "digits", "this-environment", "medium")

@@ -12,12 +12,17 @@ InstalledVersion = Callable[[str], str]
 
 
 def why_no_devices(
-    core_folder: Path | None = None, installed_version: InstalledVersion = metadata.version
+    core_folder: Path | None = None,
+    installed_version: InstalledVersion = metadata.version,
+    image_note: str = "",
 ) -> str | None:
     """A sentence that says why kernels cannot see devices here, with what to do; None when they can.
 
     `core_folder` holds the built cores, one folder a minor version of torch; found by itself when left out.
+    `image_note` is what the workspace's image says of itself where nothing can be attached (``ELARA_ATTACH_NOTE``).
     """
+    if image_note:
+        return image_note
     try:
         version = installed_version("torch")
     except metadata.PackageNotFoundError:

@@ -62,8 +62,9 @@ class ElaraExtension(ExtensionApp):
     def initialize_settings(self) -> None:
         keeper, why_not = self._make_keeper()
         core = Path(self.core_folder) if self.core_folder else None
+        note = os.environ.get("ELARA_ATTACH_NOTE", "")
         self.settings["elara_keeper"] = keeper
-        self.settings["elara_status"] = StatusBoard(keeper, why_not, lambda: why_no_devices(core))
+        self.settings["elara_status"] = StatusBoard(keeper, why_not, lambda: why_no_devices(core, image_note=note))
 
     def initialize_handlers(self) -> None:
         self.handlers.extend(ROUTES)
