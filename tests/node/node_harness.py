@@ -64,10 +64,12 @@ async def open_session(node, lease_id, ordinal=0, *, kind=Kind.COMMANDS, session
 
 
 @contextlib.asynccontextmanager
-async def running_node(folder, *, devices=2, memory=GIB, listen=None, zygote=STANDIN):
+async def running_node(folder, *, devices=2, memory=GIB, listen=None, zygote=STANDIN, device_users="auto"):
     """A started node; its messages to the service stand in `node.sent`."""
     sent = []
-    options = NodeOptions(LocalSocket(Path(folder) / "data.sock"), listen=listen, threads=4, zygote=zygote)
+    options = NodeOptions(
+        LocalSocket(Path(folder) / "data.sock"), listen=listen, threads=4, zygote=zygote, device_users=device_users
+    )
     node = Node(EmulatedDevices(devices, memory), options, emit=sent.append)
     node.sent = sent
     await node.start()

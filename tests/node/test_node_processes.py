@@ -11,6 +11,8 @@ from pathlib import Path
 
 from node_harness import STANDIN, alive, ended, open_session, running_node, until, used
 
+from elara_remoting.node.users import world_readable
+
 HERE = Path(__file__).parent
 
 
@@ -96,7 +98,7 @@ async def test_a_device_server_has_given_up_what_it_does_not_need(node, monkeypa
     environment = json.loads(await session.ask("env"))
     assert environment["ELARA_DISABLE"] == "1"
     assert not any("TOKEN" in name for name in environment)
-    assert int(await session.ask("fds")) <= 8, "in, out, err, connection, ledger, control"
+    assert len(os.listdir(f"/proc/{pid}/fd")) <= 7, "in, out, err, connection, ledger, its mapping, control"
     status = json.loads(await session.ask("status"))
     assert status["NoNewPrivs"] == "1"
     limits = proc(pid, "limits").decode()
@@ -185,6 +187,8 @@ async def test_64_sessions_on_one_device_is_one_too_many(tmp_path):
 async def test_a_device_server_reaches_nothing_but_its_session(node, tmp_path):
     (tmp_path / "notebook.ipynb").write_text("someone's work")
     _, session, _ = await session_with_memory(node)
+    # Python may lie where only root can read; a device server has what it needs loaded.
+    libraries = not node.servers.users.apart or world_readable(Path(json.__file__).parent)
     attempts = {
         "socket.socket()": "PermissionError",
         "socket.socket(socket.AF_UNIX)": "PermissionError",
@@ -195,7 +199,7 @@ async def test_a_device_server_reaches_nothing_but_its_session(node, tmp_path):
         f"open({str(tmp_path / 'new')!r}, 'w')": "PermissionError",
         f"os.unlink({str(tmp_path / 'notebook.ipynb')!r})": "PermissionError",
         "open('/proc/cpuinfo').read()": "True",
-        "open(json.__file__).read()": "True",
+        "open(json.__file__).read()": "True" if libraries else "PermissionError",
         "__import__('threading').Thread(target=print).start() is None": "True",
     }
     assert {attempt: await session.ask(f"try {attempt}") for attempt in attempts} == attempts

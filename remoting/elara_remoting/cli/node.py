@@ -65,6 +65,16 @@ DEFAULT_PORT = 7470
 )
 @click.option("--advertise", metavar="HOST", help="The name or address under which workspaces reach this machine.")
 @click.option("--socket-group", metavar="GROUP", help="Let the members of this group use the local socket too.")
+@click.option(
+    "--device-users",
+    envvar="ELARA_DEVICE_USERS",
+    default="auto",
+    show_default=True,
+    metavar="USERS",
+    help="Whom device servers run as when the agent is root: auto (a user id of its own for each session, from 61184 "
+    "to 65519), another range like 200000-200999, the name of one account, or agent (the agent's own user). An agent "
+    "that is not root says so in its log and goes on as its own user.",
+)
 @click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads of a device server. All by default.")
 def node(
     api_url: str,
@@ -77,6 +87,7 @@ def node(
     listen: str | None,
     advertise: str | None,
     socket_group: str | None,
+    device_users: str,
     threads: int | None,
 ) -> None:
     """Offer this machine's devices to an Elara service, until it is stopped."""
@@ -87,6 +98,7 @@ def node(
     from elara_remoting.node.devices import DeviceError, find_devices
     from elara_remoting.node.identity import IdentityError
     from elara_remoting.node.node import split_address
+    from elara_remoting.node.users import DeviceUsersError
 
     _log_to_stderr()
     try:
@@ -105,10 +117,11 @@ def node(
             advertise=advertise,
             socket_group=group,
             threads=threads,
+            device_users=device_users,
         )
         agent_source = find_devices(emulate, device_memory, seed=str(data.absolute()))
         sys.exit(asyncio.run(_run(lambda: Agent(options, agent_source))))
-    except (IdentityError, DataPortError, AtomicsMissing, DeviceError) as error:
+    except (IdentityError, DataPortError, AtomicsMissing, DeviceError, DeviceUsersError) as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -20,6 +20,7 @@ from elara_remoting.node.journal import Journal
 from elara_remoting.node.leases import Message
 from elara_remoting.node.node import Node, NodeOptions
 from elara_remoting.node.servers import ZYGOTE, ServerStartError
+from elara_remoting.node.users import AUTOMATIC
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class AgentOptions:
     socket_group: int | None = None
     threads: int | None = None
     zygote: tuple[str, ...] = ZYGOTE
+    device_users: str = AUTOMATIC
 
 
 class Agent:
@@ -67,7 +69,12 @@ class Agent:
         self.channel = Channel(options.api_url, identity, lambda: self.node)
         local = LocalSocket(socket_path, options.socket_group)
         node_options = NodeOptions(
-            local, options.listen, options.advertise, options.threads, None, zygote=options.zygote
+            local,
+            options.listen,
+            options.advertise,
+            options.threads,
+            zygote=options.zygote,
+            device_users=options.device_users,
         )
         self.node = Node(source, node_options, emit=self._emit)
 

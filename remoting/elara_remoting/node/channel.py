@@ -124,6 +124,7 @@ class Channel:
             "agent_version": __version__,
             "data_local": node.addresses.local,
             "data_tcp": node.addresses.tcp,
+            "device_users": node.servers.users.sentence,
             "devices": [device.to_json() for device in devices],
             "leases": node.leases.report(),
         }

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elara_remoting.node import preamble as first_bytes
+from elara_remoting.node.flood import FloodGuard
 from elara_remoting.node.leases import Leases, Refused
 from elara_remoting.node.preamble import BadPreamble, Kind, Preamble
 
@@ -49,6 +50,7 @@ class DataPort:
         self._leases: Leases | None = None
         self._acceptors: list[asyncio.Task[None]] = []
         self._waiting: dict[asyncio.Task[None], None] = {}
+        self._strangers = FloodGuard(log)
         self._connections: set[asyncio.Task[None]] = set()
 
     @property
@@ -151,6 +153,9 @@ class DataPort:
                 oldest = next(iter(self._waiting))
                 del self._waiting[oldest]
                 oldest.cancel()
+                self._strangers.warn(
+                    "a connection was refused: more than %d have not said what they are for", MAX_HALF_OPEN
+                )
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._waiting.pop(task, None)
@@ -171,6 +176,7 @@ class DataPort:
                 if data is not None:
                     await self._hand_over(first_bytes.parse(data), connection, over_tcp)
             except (Refused, BadPreamble) as error:
+                self._strangers.warn("a connection%s was refused: %s", " over TCP" if over_tcp else "", error)
                 await _answer(connection, first_bytes.refusal(str(error)))
             except OSError as error:
                 log.debug("a connection broke: %s", error)

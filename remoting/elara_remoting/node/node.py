@@ -18,6 +18,7 @@ from elara_remoting.node.devices import DeviceSource
 from elara_remoting.node.lease_table import LeaseDevice, StartRequest
 from elara_remoting.node.leases import Addresses, Leases, Message
 from elara_remoting.node.servers import ZYGOTE, DeviceServers
+from elara_remoting.node.users import AUTOMATIC, DeviceUsers
 from elara_remoting.types import Device
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,8 @@ _WILDCARDS = ("", "0.0.0.0", "::", "[::]")  # noqa: S104 - compared with, not bo
 @dataclass(frozen=True)
 class NodeOptions:
     """How a node runs. `listen` is host and port for clients of other machines, `advertise` the host that they use;
-    `threads` is what the device servers may use of the CPU, all of it by default."""
+    `threads` is what the device servers may use of the CPU, all of it by default; `device_users` whom they run as
+    (`users.DeviceUsers`)."""
 
     local: LocalSocket | None
     listen: tuple[str, int] | None = None
@@ -36,16 +38,23 @@ class NodeOptions:
     threads: int | None = None
     log_stream: IO[Any] | int | None = None
     zygote: tuple[str, ...] = ZYGOTE
+    device_users: str = AUTOMATIC
 
 
 class Node:
-    """`start` opens the data port and begins to warm; `close` ends every lease and leaves no process."""
+    """`start` opens the data port and begins to warm; `close` ends every lease and leaves no process.
+
+    Raises:
+        DeviceUsersError: device servers cannot run as the users that the options name.
+    """
 
     def __init__(self, source: DeviceSource, options: NodeOptions, emit: Callable[[Message], None]) -> None:
         self.source = source
         self._options = options
         self._emit = emit
-        self.servers = DeviceServers(log_stream=options.log_stream, zygote=options.zygote)
+        gpus = not all(device.emulated for device in source.devices())
+        users = DeviceUsers(options.device_users, loads_later=gpus)
+        self.servers = DeviceServers(log_stream=options.log_stream, zygote=options.zygote, users=users)
         self.data_port = DataPort()
         self.addresses = Addresses(None, None)
         self._leases: Leases | None = None
@@ -80,6 +89,7 @@ class Node:
             raise
         self.addresses = Addresses(local, tcp)
         self._leases = Leases(self.devices(), self.servers, self.addresses, self._emit, threads=options.threads)
+        log.log(logging.INFO if self.servers.users.apart else logging.WARNING, "%s", self.servers.users.sentence)
         await self.servers.start()
         self.data_port.start(self._leases)
 

@@ -1,4 +1,5 @@
-"""What a process of the node asks of the kernel for itself: to die with its parent, to gain no rights.
+"""What a process of the node asks of the kernel for itself: to die with its parent, to be someone else, to gain no
+rights and to use no more than its part.
 
 Every function here concerns the calling process.
 """
@@ -9,6 +10,7 @@ import ctypes
 import os
 import resource
 import signal
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
@@ -44,6 +46,30 @@ def renounce() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = 256 if hard == resource.RLIM_INFINITY else min(256, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+
+
+def become(uid: int, groups: list[int], parent: int) -> None:
+    """Be user and group `uid` from now on, with no other groups than `groups`. Call it with a single thread."""
+    os.setgroups(groups)
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    # The kernel forgets both when a process changes its user.
+    _prctl(_PR_SET_DUMPABLE, 0)
+    die_with_parent(parent)
+
+
+def limit_use(*, memory_bytes: int | None, tasks: int | None) -> None:
+    """Write no file; hold at most `memory_bytes` more private memory than now, and `tasks` threads of this user.
+
+    None sets no limit. The memory limit is a last resort: the ledger refuses first, with a sentence.
+    """
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    if tasks is not None:
+        resource.setrlimit(resource.RLIMIT_NPROC, (tasks, tasks))
+    if memory_bytes is not None:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        held = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmData:"))
+        resource.setrlimit(resource.RLIMIT_DATA, (held + memory_bytes, held + memory_bytes))
 
 
 def close_all_but(kept: set[int]) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from elara_remoting.node import process
+from elara_remoting.node.users import DeviceUsers, DeviceUsersError
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class DeviceServer:
     control: socket.socket = field(repr=False)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     reason: str = ""
+    uid: int | None = None
     on_end: Callable[[DeviceServer], None] | None = field(default=None, repr=False)
 
     def signal(self, number: int) -> None:
@@ -58,8 +60,15 @@ class DeviceServer:
 class DeviceServers:
     """Starts and ends device servers. Make one a process; `start` before use, `close` at the end."""
 
-    def __init__(self, *, log_stream: IO[Any] | int | None = None, zygote: tuple[str, ...] = ZYGOTE) -> None:
+    def __init__(
+        self,
+        *,
+        log_stream: IO[Any] | int | None = None,
+        zygote: tuple[str, ...] = ZYGOTE,
+        users: DeviceUsers | None = None,
+    ) -> None:
         self._log_stream = log_stream
+        self.users = users or DeviceUsers()
         self._command = zygote
         self._zygote: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
@@ -122,13 +131,29 @@ class DeviceServers:
             if server is None:
                 await self.wait_warm()
                 server = await self._start_idle()
-            if server is not None and _assign(server, connection, ledger, options):
+            if server is not None and self._assign(server, connection, ledger, options):
                 server.on_end = on_end
                 self._refill()
                 return server
             # The zygote died in that moment, most likely: once its keeper has noticed, the next one is waited for.
             await asyncio.sleep(pause)
         raise ServerStartError("The node could not start a device server; its log says why.")
+
+    def _assign(self, server: DeviceServer, connection: int, ledger: int, options: dict[str, Any]) -> bool:
+        """Give a waiting device server its session; False when it is gone."""
+        if server.ended.is_set():
+            return False
+        try:
+            server.uid = self.users.take()
+        except DeviceUsersError as error:
+            raise ServerStartError(str(error)) from error
+        order = {"type": "serve", "uid": server.uid, "own_user": self.users.exclusive, **options}
+        try:
+            socket.send_fds(server.control, [json.dumps(order).encode() + b"\n"], [connection, ledger])
+        except OSError:
+            server.signal(signal.SIGKILL)
+            return False
+        return True
 
     def _take_idle(self) -> DeviceServer | None:
         server, self._idle = self._idle, None
@@ -186,9 +211,10 @@ class DeviceServers:
         def ended() -> None:
             loop.remove_reader(server.pidfd)
             with suppress(ChildProcessError):
-                os.waitpid(server.pid, os.WNOHANG)
+                server.reason = _how_it_ended(os.waitpid(server.pid, os.WNOHANG)[1])
             with suppress(OSError, ValueError, KeyError):
                 server.reason = str(json.loads(server.control.recv(4096))["reason"])
+            self.users.give_back(server.uid)
             server.control.close()
             self._servers.discard(server)
             server.ended.set()
@@ -307,14 +333,10 @@ def _kill_unwanted(starting: asyncio.Future[DeviceServer]) -> None:
         starting.result().signal(signal.SIGKILL)
 
 
-def _assign(server: DeviceServer, connection: int, ledger: int, options: dict[str, Any]) -> bool:
-    """Give a waiting device server its session; False when it is gone."""
-    if server.ended.is_set():
-        return False
-    try:
-        packet = json.dumps({"type": "serve", **options}).encode() + b"\n"
-        socket.send_fds(server.control, [packet], [connection, ledger])
-    except OSError:
-        server.signal(signal.SIGKILL)
-        return False
-    return True
+def _how_it_ended(status: int) -> str:
+    """For one that said nothing itself."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"exit status {code}" if code else ""
+    name = signal.Signals(-code).name
+    return f"killed by {name}" if -code in (signal.SIGTERM, signal.SIGKILL) else f"crashed: {name}"

@@ -38,6 +38,9 @@ from elara_remoting.node.confine import confine
 MAX_PACKET = 65536
 _ADOPTION_SECONDS = 5.0
 _EXIT_FAILED = 70
+_MEMORY_BESIDES = 2 << 30
+"""What a device server may hold besides its lease's memory: messages, code that kernels generate, thread stacks."""
+_TASKS_BESIDES = 64
 
 
 def main(arguments: list[str]) -> None:
@@ -132,10 +135,9 @@ def _become_server(serve: Callable[..., str], torch: ModuleType, agent: int, con
             os._exit(0)  # the agent wants none any more
         request = json.loads(data)
         connection, ledger = descriptors
-        if request["emulated"]:
-            confine([Path(module.__file__).resolve().parent for module in (elara_remoting, torch) if module.__file__])
+        _give_up_rights(request, torch, agent)
         torch.set_num_threads(int(request["torch_threads"]))
-        options = {key: value for key, value in request.items() if key != "type"}
+        options = {key: value for key, value in request.items() if key not in ("type", "uid", "own_user")}
         options["secret"] = bytes.fromhex(options["secret"])
         _send(control, {"type": "ended", "reason": serve(connection, ledger_fd=ledger, **options)})
         status = 0
@@ -145,6 +147,20 @@ def _become_server(serve: Callable[..., str], torch: ModuleType, agent: int, con
     finally:
         # Not sys.exit: what the zygote registered to run at exit is not the child's to run.
         os._exit(status)
+
+
+def _give_up_rights(request: dict[str, Any], torch: ModuleType, agent: int) -> None:
+    """Keep what this one session needs: its connection and ledger, the libraries, its part of the machine."""
+    emulated, threads = bool(request["emulated"]), int(request["torch_threads"])
+    # The status of this process is no longer readable to itself once it is another user's.
+    memory = int(request["memory_bytes"]) * 5 // 4 + _MEMORY_BESIDES if emulated else None
+    process.limit_use(memory_bytes=memory, tasks=4 * threads + _TASKS_BESIDES if request["own_user"] else None)
+    if emulated:
+        confine([Path(module.__file__).resolve().parent for module in (elara_remoting, torch) if module.__file__])
+    if request["uid"] is not None:
+        # The files of GPUs may belong to a group.
+        groups = set() if emulated else {file.stat().st_gid for file in Path("/dev").glob("nvidia*")} - {0}
+        process.become(int(request["uid"]), sorted(groups), agent)
 
 
 def _send(channel: socket.socket, message: dict[str, Any]) -> None:
