@@ -103,7 +103,15 @@ c.JupyterHub.services = [
 ]
 
 # --- Workspaces -----------------------------------------------------------------------------------------------------
-c.JupyterHub.spawner_class = "elara_spawner.local.LocalSpawner"
+# As processes of this machine, or with ELARA_ENGINE=docker as containers; docs/docker.md has the latter's settings.
+if settings.engine == "docker":
+    c.JupyterHub.spawner_class = "elara_spawner.docker.DockerWorkspaceSpawner"
+    # Workspaces are told one address, the proxy's: the hub's own is none that their network reaches.
+    c.DockerWorkspaceSpawner.hub_connect_url = settings.site_url
+    for name, value in settings.docker.traits().items():
+        setattr(c.DockerWorkspaceSpawner, name, value)
+else:
+    c.JupyterHub.spawner_class = "elara_spawner.local.LocalSpawner"
 c.JupyterHub.allow_named_servers = True
 c.JupyterHub.named_server_limit_per_user = 8
 c.Spawner.default_url = "/lab"
@@ -112,11 +120,11 @@ c.Spawner.start_timeout = 120
 c.Spawner.http_timeout = 120
 # A workspace that died is noticed after this many seconds, and its devices go back to the pool.
 c.Spawner.poll_interval = 10
-c.LocalSpawner.data_folder = str(settings.data)
-c.LocalSpawner.site_url = settings.site_url
-c.LocalSpawner.service_url = settings.service_url
-c.LocalSpawner.internal_token = settings.internal_token
-c.LocalSpawner.catalogue_file = str(here / "images/catalogue.yaml")
+c.WorkspaceMixin.data_folder = str(settings.data)
+c.WorkspaceMixin.site_url = settings.site_url
+c.WorkspaceMixin.service_url = settings.service_url
+c.WorkspaceMixin.internal_token = settings.internal_token
+c.WorkspaceMixin.catalogue_file = str(settings.catalogue or here / "images/catalogue.yaml")
 c.LocalSpawner.examples_folder = str(here / "examples")
 # Idle workspaces are left running: what is scarce is the devices, and those are handed back by themselves.
 

@@ -13,11 +13,12 @@ from subprocess import DEVNULL, STDOUT
 from typing import Any
 
 import psutil
-from jupyterhub.spawner import LocalProcessSpawner, SpawnException
+from jupyterhub.spawner import LocalProcessSpawner
 from traitlets import Integer, Unicode, default
 
 from elara_spawner import folders
 from elara_spawner.mixin import WorkspaceMixin
+from elara_spawner.refusal import Refused
 from elara_spawner.workspace import Choice, Places, environment, places
 
 KEPT = [
@@ -103,11 +104,11 @@ class LocalSpawner(WorkspaceMixin, LocalProcessSpawner):  # type: ignore[misc]
             }
         except OSError as error:
             self.log.exception("Preparing %s's workspace failed", self.user.name)
-            raise SpawnException(
+            raise Refused(
                 f"The workspace's folders could not be made: {error.strerror}. Tell your administrator: "
                 "the disk may be full, or the data folder not writable.",
                 reason="no_folder",
-                status_code=503,
+                status=503,
             ) from error
 
     def _make(self, place: Places, data: Path) -> None:

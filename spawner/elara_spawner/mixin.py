@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jupyterhub import orm
-from jupyterhub.spawner import SpawnException
 from sqlalchemy.orm import object_session
 from traitlets import Any as AnyTrait
 from traitlets import Callable, Unicode, default
@@ -17,6 +16,7 @@ from traitlets.config import LoggingConfigurable
 from elara_spawner.catalogue import Catalogue, load_catalogue
 from elara_spawner.choice import BadChoice, choose, from_form
 from elara_spawner.form import render_form, render_trouble
+from elara_spawner.refusal import Refused
 from elara_spawner.service import Service, ServiceRefusal, SpawnOptions, Started
 from elara_spawner.steps import Steps
 from elara_spawner.workspace import Choice
@@ -67,6 +67,8 @@ class WorkspaceMixin(LoggingConfigurable):
         name: str
         api_token: str
         user_options: dict[str, Any]
+        get_args: Any
+        get_env: Any
         env_keep: list[str]
         orm_spawner: Any
 
@@ -120,7 +122,7 @@ class WorkspaceMixin(LoggingConfigurable):
             yield step
 
     async def start(self) -> Any:
-        """Choose, record, prepare, start. Refusals are SpawnExceptions in words."""
+        """Choose, record, prepare, start. Refusals are Refuseds in words."""
         try:
             self.steps.tell(10, "Checking your project and what you chose")
             self.choice = await self._choose()
@@ -133,13 +135,14 @@ class WorkspaceMixin(LoggingConfigurable):
             await self.prepare(self.choice)
             self.steps.tell(70, "Starting the workspace")
             location = await super().start()  # type: ignore[misc]
+            self.steps.tell(80, "Waiting for JupyterLab to answer")
+            await self.answers(location)
         except ServiceRefusal as refusal:
-            raise SpawnException(str(refusal), reason=refusal.reason, status_code=refusal.status) from None
+            raise Refused(str(refusal), reason=refusal.reason, status=refusal.status) from None
         except BadChoice as bad:
-            raise SpawnException(str(bad), reason=bad.reason) from None
+            raise Refused(str(bad), reason=bad.reason) from None
         finally:
             # The hub waits for the server's first answer after this; its page goes on showing the last step.
-            self.steps.tell(80, "Waiting for JupyterLab to answer")
             self.steps.end()
         return location
 
@@ -148,7 +151,13 @@ class WorkspaceMixin(LoggingConfigurable):
         return []
 
     async def prepare(self, choice: Choice) -> None:
-        """Make what the workspace needs; raises SpawnException."""
+        """Make what the workspace needs; raises Refused."""
+
+    async def answers(self, location: Any) -> None:
+        """Wait for the workspace's first answer where the backend can tell why none comes; raises Refused."""
+
+    async def clean_up(self) -> None:
+        """Remove what an ended workspace left; must not raise."""
 
     async def _choose(self) -> Choice:
         options = await self.service.spawn_options(self.user.name)
@@ -176,6 +185,7 @@ class WorkspaceMixin(LoggingConfigurable):
         """Runs after every end of a workspace, whether it was stopped or died."""
         if asyncio.iscoroutine(configured):
             await configured
+        await self.clean_up()
         if not self.recorded:
             return
         self.recorded = False
@@ -206,4 +216,4 @@ def _options_from_form(data: dict[str, list[Any]]) -> dict[str, str]:
     try:
         return from_form(data)
     except BadChoice as bad:
-        raise SpawnException(str(bad), reason=bad.reason) from None
+        raise Refused(str(bad), reason=bad.reason) from None

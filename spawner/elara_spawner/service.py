@@ -33,10 +33,11 @@ class SpawnOptions:
 
 @dataclass(frozen=True)
 class Started:
-    """The service's answer to the record of a start."""
+    """The service's answer to the record of a start. `handle` names the project's volume and is never used again."""
 
     mlflow_workspace: str
     role: str
+    handle: str
 
 
 class Service:
@@ -56,11 +57,15 @@ class Service:
     async def started(self, user: str, server: str, choice: Choice) -> Started:
         """Record the start of a workspace. Raises ServiceRefusal, also for who is no member of the project."""
         body = await self._call("PUT", self._workspace(user, server), as_record(choice))
-        return Started(body["mlflow_workspace"], body["role"])
+        return Started(body["mlflow_workspace"], body["role"], body["handle"])
 
     async def stopped(self, user: str, server: str) -> None:
         """Record the stop of a workspace, which ends its leases. Raises ServiceRefusal."""
         await self._call("DELETE", self._workspace(user, server))
+
+    async def data_ports(self) -> list[str]:
+        """The data ports of the pool's nodes, as ``host:port``. Raises ServiceRefusal."""
+        return [str(port) for port in (await self._call("GET", "/data-ports"))["data_ports"]]
 
     async def user(self, name: str, *, disabled: bool) -> None:
         """Tell of a user who signed in, or who was shut out. Raises ServiceRefusal."""

@@ -9,6 +9,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+@dataclass(frozen=True)
+class DockerSettings:
+    """Settings of `DockerWorkspaceSpawner` that differ between installations; None leaves the spawner's own default."""
+
+    instance: str | None
+    bridge: str | None
+    subnet: str | None
+    firewall: str | None
+    rules_image: str | None
+    reachable: tuple[str, ...]
+    outside: bool
+
+    def traits(self) -> dict[str, object]:
+        """What was set, by the names of the spawner's traits."""
+        given = {name: getattr(self, name) for name in ("instance", "bridge", "subnet", "firewall", "rules_image")}
+        return {
+            **{name: value for name, value in given.items() if value is not None},
+            "reachable": list(self.reachable),
+            "outside": self.outside,
+        }
+
+
 @dataclass(frozen=True, repr=False)
 class HubSettings:
     """Addresses are like ``http://127.0.0.1:8000``, without a path; tokens are 64 hexadecimal characters.
@@ -33,6 +55,9 @@ class HubSettings:
     admin_password_file: Path
     auth: str
     sign_up: bool
+    engine: str
+    catalogue: Path | None
+    docker: DockerSettings
 
     def __repr__(self) -> str:
         return f"HubSettings(data={str(self.data)!r}, public_url={self.public_url!r})"
@@ -74,6 +99,22 @@ def hub_settings(environment: Mapping[str, str] = os.environ) -> HubSettings:
         admin_password_file=Path(environment.get("ELARA_ADMIN_PASSWORD_FILE") or private / "first-admin-password"),
         auth=_one_of(environment, "ELARA_AUTH", ("accounts", "oidc")),
         sign_up=_one_of(environment, "ELARA_SIGN_UP", ("invited", "approval")) == "approval",
+        engine=_one_of(environment, "ELARA_ENGINE", ("local", "docker")),
+        catalogue=Path(environment["ELARA_CATALOGUE"]) if environment.get("ELARA_CATALOGUE") else None,
+        docker=docker_settings(environment),
+    )
+
+
+def docker_settings(environment: Mapping[str, str]) -> DockerSettings:
+    """What the environment says of the Docker engine; addresses in ``ELARA_REACHABLE`` are separated by commas."""
+    return DockerSettings(
+        instance=environment.get("ELARA_INSTANCE") or None,
+        bridge=environment.get("ELARA_BRIDGE") or None,
+        subnet=environment.get("ELARA_SUBNET") or None,
+        firewall=environment.get("ELARA_FIREWALL") or None,
+        rules_image=environment.get("ELARA_RULES_IMAGE") or None,
+        reachable=tuple(part.strip() for part in environment.get("ELARA_REACHABLE", "").split(",") if part.strip()),
+        outside=_one_of(environment, "ELARA_OUTSIDE", ("yes", "no")) == "yes",
     )
 
 

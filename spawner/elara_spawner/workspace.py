@@ -89,19 +89,28 @@ def environment(
         path: what `PATH` holds after the workspace's own environment.
     """
     return {
+        **of_project(
+            choice=choice, site_url=site_url, api_token=api_token, mlflow_workspace=mlflow_workspace, cpus=cpus
+        ),
         "HOME": str(places.home),
         "PATH": f"{places.environment / 'bin'}:{path}",
         "JUPYTER_PATH": str(places.jupyter),
         # Answers questions that JupyterLab would else ask everybody at the first start; a user's own settings win.
         "JUPYTER_CONFIG_PATH": str(Path(__file__).with_name("jupyter_config")),
         "ELARA_RUNTIME_DIR": str(places.runtime),
+        "PIP_CONSTRAINT": str(constraints),
+        "UV_CONSTRAINT": str(constraints),
+    }
+
+
+def of_project(*, choice: Choice, site_url: str, api_token: str, mlflow_workspace: str, cpus: int) -> dict[str, str]:
+    """The variables that any workspace of the project has, wherever its files lie; arguments as in `environment`."""
+    return {
         "ELARA_API_URL": site_url + API_PREFIX,
         "ELARA_PROJECT": choice.project_path,
         "MLFLOW_TRACKING_URI": site_url + "/services/mlflow",
         "MLFLOW_TRACKING_TOKEN": api_token,
         "MLFLOW_WORKSPACE": mlflow_workspace,
-        "PIP_CONSTRAINT": str(constraints),
-        "UV_CONSTRAINT": str(constraints),
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "OMP_NUM_THREADS": str(cpus),
     }

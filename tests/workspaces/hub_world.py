@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import psutil
@@ -113,6 +113,9 @@ class Browser:
 class HubWorld:
     """The processes over one data folder."""
 
+    config = ROOT / "jupyterhub_config.py"
+    proxy_ip = "127.0.0.1"
+
     def __init__(self, data: Path, extra: dict[str, str] | None = None) -> None:
         self.data = data
         self.logs = data.parent / (data.name + "-logs")
@@ -157,7 +160,7 @@ class HubWorld:
         until(answers, f"{name} answers at {url}", 180)
 
     def start_proxy(self) -> None:
-        address = ["--ip", "127.0.0.1", "--port", str(self.public), "--api-ip", "127.0.0.1"]
+        address = ["--ip", self.proxy_ip, "--port", str(self.public), "--api-ip", "127.0.0.1"]
         self._run(
             "proxy",
             [*proxy_command(), *address, "--api-port", str(self.proxy_port), "--log-level", "warn"],
@@ -172,7 +175,7 @@ class HubWorld:
             "ELARA_MLFLOW_URL": self.mlflow_port,
         }
         addresses = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
-        command = [sys.executable, "-m", "jupyterhub", "-f", str(ROOT / "jupyterhub_config.py")]
+        command = [sys.executable, "-m", "jupyterhub", "-f", str(self.config)]
         self._run("hub", command, {**self.environment(), **addresses, **self.secrets, **self.extra})
 
     def wait_for_hub(self) -> None:
@@ -282,10 +285,19 @@ class HubWorld:
                 continue
 
 
+World = TypeVar("World", bound=HubWorld)
+
+
 @contextmanager
 def open_hub(data: Path, *, service: bool = True, extra: dict[str, str] | None = None) -> Iterator[HubWorld]:
     """A running world; every process is gone at the end."""
-    world = HubWorld(data, extra)
+    with opened(HubWorld(data, extra), service=service) as world:
+        yield world
+
+
+@contextmanager
+def opened(world: World, *, service: bool = True) -> Iterator[World]:
+    """Run its processes; every one is gone at the end."""
     try:
         world.start_proxy()
         world.start_hub()

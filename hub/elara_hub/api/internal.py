@@ -43,6 +43,12 @@ def start(found: Core, user: str, server: str, body: WorkspaceBody) -> dict[str,
         return {"mlflow_workspace": project.handle, "role": role, "handle": project.handle}
 
 
+@router.get("/data-ports", summary="Where workspaces reach the pool's nodes, for the rules of their network")
+def data_ports(found: Core) -> dict[str, Any]:
+    with found.core.read() as session:
+        return {"data_ports": nodes.data_ports(session)}
+
+
 @router.delete("/workspaces/{user}/{server}", summary="A server stopped; its leases end")
 def stop(found: Core, user: str, server: str) -> dict[str, Any]:
     with found.core.change() as unit:

@@ -54,6 +54,12 @@ class NodeLease:
         return cls(str(data["lease_id"]).replace("-", ""), grants, str(data.get("state", "")), activity)
 
 
+def data_ports(session: Session) -> list[str]:
+    """Addresses (``host:port``) of the nodes that take connections over TCP, in order."""
+    ports = select(Node.data_tcp).where(Node.removed_at.is_(None), Node.data_tcp.is_not(None))
+    return sorted({port for port in session.scalars(ports) if port})
+
+
 def make_join_token(core: Core, unit: Unit, name: str, actor: str) -> str:
     """A one-time token; only its hash is kept, so it can be shown just now and never again."""
     token = secrets.token_urlsafe(32)

@@ -1,0 +1,5 @@
+"""Workspaces as containers of a Docker Engine."""
+
+from elara_spawner.docker.spawner import DockerWorkspaceSpawner
+
+__all__ = ["DockerWorkspaceSpawner"]
