@@ -65,8 +65,8 @@ def choose(
     if not memberships:
         raise BadChoice(
             "no_project",
-            "You are in no project yet, so there is nowhere to open a workspace. Ask your administrator, or a lead of "
-            "your team, to add you to one.",
+            "You are in no project yet, so there is nowhere to open a workspace. Ask your administrator, or a lead "
+            "of your team, to add you to one.",
         )
     remembered = suggest(memberships, catalogue, last)
     project = options.get("project") or remembered["project"]
@@ -78,13 +78,33 @@ def choose(
             "one ask its owner.",
         )
     membership = by_path[project]
-    image = options.get("image") or remembered["image"]
-    if image not in catalogue.images:
-        raise BadChoice("no_image", f"There is no image {image!r}. You may choose {_listed(list(catalogue.images))}.")
+    image = _image(options.get("image"), remembered["image"], membership.team, catalogue)
     size = options.get("size") or remembered["size"]
     if size not in catalogue.sizes:
         raise BadChoice("no_size", f"There is no size {size!r}. You may choose {_listed(list(catalogue.sizes))}.")
     return Choice(membership.team, membership.project, image, size)
+
+
+def _image(asked: str | None, remembered: str, team: str, catalogue: Catalogue) -> str:
+    """The image asked for; without one the remembered one if the team may use it, else the first that it may."""
+    allowed = [image.name for image in catalogue.for_team(team)]
+    if not asked:
+        if not allowed:
+            raise BadChoice(
+                "image_not_allowed",
+                f"The catalogue has no image for team {team}. Ask your administrator to allow one, or choose a "
+                "project of another team.",
+            )
+        return remembered if remembered in allowed else allowed[0]
+    if asked not in catalogue.images:
+        raise BadChoice("no_image", f"There is no image {asked!r}. You may choose {_listed(allowed)}.")
+    if asked not in allowed:
+        raise BadChoice(
+            "image_not_allowed",
+            f"The image {catalogue.images[asked].title} is not for team {team}. You may choose {_listed(allowed)}; to "
+            "use it all the same, ask your administrator to allow it to your team.",
+        )
+    return asked
 
 
 def suggest(memberships: Sequence[Membership], catalogue: Catalogue, last: Mapping[str, Any] | None) -> dict[str, str]:
@@ -107,6 +127,8 @@ def as_record(choice: Choice) -> dict[str, str]:
 
 def _listed(names: list[str]) -> str:
     shown = names[:8]
+    if not names:
+        return "none"
     text = ", ".join(shown) if len(shown) < 2 else ", ".join(shown[:-1]) + " or " + shown[-1]
     return text if len(names) <= 8 else ", ".join(shown) + " or others"
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from elara_spawner.catalogue import Catalogue
+from elara_spawner.catalogue import Catalogue, Image
 from elara_spawner.choice import Membership, suggest
 from elara_spawner.service import SpawnOptions
 
@@ -55,11 +56,18 @@ def render_form(options: SpawnOptions, catalogue: Catalogue, *, server: str, iso
         memberships=options.memberships,
         role_text=_role_text,
         catalogue=catalogue,
+        images=offered(options.memberships, catalogue),
         chosen=suggest(options.memberships, catalogue, options.last),
         devices=free_devices(options.pool),
         server=server,
         isolated=isolated,
     )
+
+
+def offered(memberships: Sequence[Membership], catalogue: Catalogue) -> list[Image]:
+    """The images that at least one of the user's teams may use."""
+    teams = {membership.team for membership in memberships}
+    return [image for image in catalogue.images.values() if any(image.allowed(team) for team in teams)]
 
 
 def render_trouble(message: str) -> str:

@@ -13,13 +13,18 @@ from traitlets import Any as AnyTrait
 from traitlets import Callable, Unicode, default
 from traitlets.config import LoggingConfigurable
 
-from elara_spawner.catalogue import Catalogue, load_catalogue
+from elara_spawner.catalogue import Catalogue, CatalogueError, load_catalogue
 from elara_spawner.choice import BadChoice, choose, from_form
 from elara_spawner.form import render_form, render_trouble
 from elara_spawner.refusal import Refused
 from elara_spawner.service import Service, ServiceRefusal, SpawnOptions, Started
 from elara_spawner.steps import Steps
 from elara_spawner.workspace import Choice
+
+BAD_CATALOGUE = (
+    "The list of images cannot be read, so no workspace can be started. Tell your administrator: `elara images list` "
+    "says what is wrong with it."
+)
 
 
 class WorkspaceMixin(LoggingConfigurable):
@@ -106,7 +111,11 @@ class WorkspaceMixin(LoggingConfigurable):
         except ServiceRefusal as refusal:
             return render_trouble(str(refusal))
         options = SpawnOptions(options.memberships, options.pool, self._last(options))
-        return render_form(options, self.catalogue, server=self.name, isolated=self.isolated)
+        try:
+            return render_form(options, self.catalogue, server=self.name, isolated=self.isolated)
+        except CatalogueError as error:
+            self.log.error("The catalogue cannot be used: %s", error)
+            return render_trouble(BAD_CATALOGUE)
 
     def _last(self, options: SpawnOptions) -> dict[str, Any] | None:
         """This server's own last choice, else the user's."""
@@ -141,6 +150,9 @@ class WorkspaceMixin(LoggingConfigurable):
             raise Refused(str(refusal), reason=refusal.reason, status=refusal.status) from None
         except BadChoice as bad:
             raise Refused(str(bad), reason=bad.reason) from None
+        except CatalogueError as error:
+            self.log.error("The catalogue cannot be used: %s", error)
+            raise Refused(BAD_CATALOGUE, reason="bad_catalogue", status=503) from None
         finally:
             # The hub waits for the server's first answer after this; its page goes on showing the last step.
             self.steps.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elara_spawner import folders
-from elara_spawner.catalogue import CatalogueError, load_catalogue
+from elara_spawner.catalogue import CatalogueError, Image, load_catalogue
 from elara_spawner.choice import BadChoice, Membership, choose, from_form, suggest
 from elara_spawner.form import free_devices, render_form
 from elara_spawner.service import SpawnOptions
@@ -118,6 +119,42 @@ def test_the_form_escapes_what_it_shows() -> None:
     page = render_form(options, CATALOGUE, server=evil, isolated=False)
     assert evil not in page
     assert "&lt;img" in page
+
+
+CARDS = replace(
+    CATALOGUE,
+    images={
+        "torch": Image("torch", "Torch", "Tensors.", frameworks={"torch": "2.13.0"}),
+        "words": Image("words", "Words", attach=False, attach_note="No PyTorch in it.", teams=("vision", "speech")),
+        "secret": Image("secret", "Secret", teams=("other",)),
+    },
+    default_image="torch",
+)
+
+
+def test_cards_say_what_an_image_is_and_who_may_use_it() -> None:
+    vision = Membership("vision", "cats", "owner")
+    options = SpawnOptions(
+        [DIGITS, vision], {}, {"team": "vision", "project": "cats", "image": "words", "size": "small"}
+    )
+    page = " ".join(render_form(options, CARDS, server="", isolated=True).split())
+    assert "Torch</strong>" in page and "Tensors." in page and "torch 2.13.0" in page
+    assert "GPUs can be attached." in page
+    assert "No GPU can be attached. No PyTorch in it." in page
+    assert "Only for vision, speech." in page
+    assert 'value="words" aria-describedby="elara-image-words-about" data-teams="vision speech" checked' in page
+    assert "Secret" not in page, "an image that none of the user's teams may use is not shown"
+
+
+def test_an_image_of_another_team_is_refused_in_words() -> None:
+    with pytest.raises(BadChoice, match=r"The image Words is not for team demo\. You may choose torch;") as told:
+        choose({"project": "demo/digits", "image": "words"}, [DIGITS], CARDS, None)
+    assert told.value.reason == "image_not_allowed"
+    last = {"team": "demo", "project": "digits", "image": "words", "size": "small"}
+    assert choose({}, [DIGITS], CARDS, last).image == "torch", "a remembered image that was taken away is not kept"
+    only = replace(CARDS, images={"words": CARDS.images["words"]}, default_image="words")
+    with pytest.raises(BadChoice, match="no image for team demo"):
+        choose({}, [DIGITS], only, None)
 
 
 def test_an_emulated_device_is_always_labelled() -> None:
