@@ -1,14 +1,16 @@
 # Elara: `make` lists what there is to make.
 #
 # PYTHON   the Python 3.11 to build with (default: the first python3.11, else python3, on the path)
+# IMAGES   which images `make images` builds and checks (default: all), for example: make images IMAGES="base pytorch"
 # UP       further options of `elara up`, for example: make up UP="--port 8001 --emulate 1"
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UP ?=
+IMAGES ?=
 VENV := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up build build-test test lint bench demo conformance clean
+.PHONY: help up build images build-test test lint bench demo conformance clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -34,6 +36,10 @@ bench: build-test ## measure attach, detach, workspace start and a training step
 
 demo: build ## do the whole journey without a browser on a throw-away instance
 	@exec $(VENV)/elara demo
+
+images: build ## build the container images and check them from inside (needs Docker)
+	@$(VENV)/elara images build $(IMAGES)
+	@$(VENV)/elara images check $(IMAGES)
 
 conformance: build-test ## run PyTorch's own operator tests on a remote device
 	@exec $(VENV)/python -m tests.remoting.conformance

@@ -38,6 +38,11 @@ def labextension() -> str:
     return _hash(_below(ROOT / "extensions" / "jupyterlab-elara", _LAB))
 
 
+def below(folder: Path, *names: str) -> str:
+    """A hash of files and folders below a folder of the checkout, without what builds make."""
+    return _hash(_below(folder, names))
+
+
 def _below(folder: Path, names: Iterable[str]) -> list[Path]:
     found: list[Path] = []
     for name in names:

@@ -19,6 +19,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "images"
+LEAST_PYTHON = "3.11.2"
+"""Debian 12's, which images are made with; this machine's own may be newer."""
 BELOW = {"pytorch": "base", "tensorflow": "base", "jax": "base"}
 _HEAD = "# Written by setup/lock_images.py from requirements.in; do not edit by hand.\n"
 
@@ -36,6 +38,7 @@ def resolve(source: Path, constraints: dict[str, str]) -> dict[str, str]:
         limits.write_text("".join(f"{name}=={version}\n" for name, version in constraints.items()))
         command = [
             *(sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"),
+            *("--python-version", LEAST_PYTHON, "--target", str(Path(folder) / "none")),
             *("--only-binary", ":all:", "--report", str(report), "-r", str(source), "-c", str(limits)),
         ]
         if subprocess.run(command, check=False).returncode != 0:

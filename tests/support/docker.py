@@ -22,6 +22,9 @@ import time
 from pathlib import Path
 from typing import Self
 
+from elara_hub.images.bootstrap import bootstrap
+from elara_hub.images.problem import ImageProblem
+
 SOCKET = Path("/var/run/docker.sock")
 _LOCK = Path("/run/elara-test-docker.lock")
 # What an engine that was killed leaves, with the name of the program that the number in it must belong to. dockerd
@@ -31,7 +34,6 @@ _PID_FILES = {
     Path("/var/run/docker/containerd/containerd.pid"): "containerd",
 }
 _START_SECONDS = 60.0
-_BASE = "elara-test/debian:bookworm"
 
 
 class EngineFailed(AssertionError):
@@ -117,22 +119,10 @@ class Engine:
 
     def base_image(self) -> str:
         """The name of a small Debian image to build on; made from Debian's packages when it is not there (a minute)."""
-        if self.has_image(_BASE):
-            return _BASE
-        if program("debootstrap") is None:
-            raise EngineFailed("debootstrap is missing, which makes the base image: apt-get install debootstrap")
-        with tempfile.TemporaryDirectory(prefix="elara-base-") as folder:
-            root = Path(folder) / "root"
-            bootstrap = (program("debootstrap") or "", "--variant=minbase", "--include=ca-certificates", "bookworm")
-            made = subprocess.run((*bootstrap, str(root)), capture_output=True, text=True, check=False)
-            if made.returncode != 0:
-                raise EngineFailed(f"debootstrap ended with {made.returncode}: {made.stdout[-1500:]}")
-            for package in (root / "var/cache/apt/archives").glob("*.deb"):
-                package.unlink()
-            archive = Path(folder) / "root.tar"
-            subprocess.run(("tar", "-C", str(root), "-cf", str(archive), "."), check=True)
-            self.run("import", str(archive), _BASE)
-        return _BASE
+        try:
+            return bootstrap("bookworm", "http://deb.debian.org/debian", fresh=False, say=lambda line: None)
+        except ImageProblem as problem:
+            raise EngineFailed(str(problem)) from problem
 
     def _start(self) -> None:
         for file, name in _PID_FILES.items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 import time
@@ -65,10 +64,9 @@ def build(wanted: Wanted, catalogue: Catalogue, say: Say) -> list[Built]:
         options: list[str] | None = None
         for recipe in recipes:
             arguments = plan.build_arguments(recipe, base_image, wanted.jobs)
-            if recipe.name == "wheels":
-                put_labextension(wanted.root)
+            target = put_wheels(wanted.root, base_image, say) if recipe.name == "wheels" else None
             below = {value: image_id(value) for name, value in arguments.items() if name.endswith("_IMAGE")}
-            inputs = plan.digest(wanted.root, recipe, arguments, below)
+            inputs = plan.digest(wanted.root, recipe, arguments, below, target)
             begun = time.monotonic()
             known = docker.inspect(recipe.tag)
             made = ((known or {}).get("Config", {}).get("Labels") or {}).get("org.elara.inputs")
@@ -79,7 +77,8 @@ def build(wanted: Wanted, catalogue: Catalogue, say: Say) -> list[Built]:
                     options = stack.enter_context(sources.build_options(folder, wanted.wheels))
                 say(f"{recipe.name}: building {recipe.tag}")
                 tags = labels(recipe, catalogue, inputs, base_image, wanted.root)
-                run_build(wanted, recipe, arguments, [*options, *tags], say)
+                chosen = ("--target", target) if target else ()
+                run_build(wanted, recipe, arguments, [*options, *tags, *chosen], say)
             result = finish(wanted.root, recipe, changed, begun)
             say(told(result))
             results.append(result)
@@ -106,24 +105,31 @@ def image_id(image: str) -> str:
     return str(found["Id"]) if found else ""
 
 
-def put_labextension(root: Path) -> None:
-    """The JupyterLab extension's wheel, pure Python and JavaScript, from the installer's cache into the context."""
+def put_wheels(root: Path, base_image: str, say: Say) -> str:
+    """Put the wheels that the build of `wheels` takes from this machine into its context.
+
+    Returns the build's target: `prepared` where this machine's compiled core runs in the base image too (the same
+    release of the same distribution), else `compiled`. Raises ImageProblem.
+    """
+    same = _release(Path("/etc/os-release").read_text()) == _release(docker.run(base_image, ["cat", "/etc/os-release"]))
+    folder = root / "build" / "images" / "wheels"
+    say("wheels: preparing the project's own packages")
+    python, script = root / ".venv" / "bin" / "python", root / "setup" / "wheels.py"
     made = subprocess.run(
-        (str(root / ".venv" / "bin" / "python"), str(root / "setup" / "labextension.py")),
+        (str(python), str(script), str(folder), *(("--core",) if same else ())),
         capture_output=True,
         text=True,
         check=False,
     )
     if made.returncode != 0:
-        raise ImageProblem(f"The JupyterLab extension could not be built: {(made.stderr or made.stdout).strip()}")
-    wheel = Path(made.stdout.strip().splitlines()[-1])
-    folder = root / "build" / "images" / "wheels"
-    folder.mkdir(parents=True, exist_ok=True)
-    for other in folder.glob("*.whl"):
-        if other.name != wheel.name:
-            other.unlink()
-    if not (folder / wheel.name).exists() or (folder / wheel.name).read_bytes() != wheel.read_bytes():
-        shutil.copy2(wheel, folder / wheel.name)
+        raise ImageProblem(f"The project's packages could not be built: {(made.stderr or made.stdout).strip()}")
+    return "prepared" if same else "compiled"
+
+
+def _release(text: str) -> tuple[str, str]:
+    """Distribution and release, from the text of os-release."""
+    values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    return values.get("ID", "").strip('"'), values.get("VERSION_ID", "").strip('"')
 
 
 def run_build(wanted: Wanted, recipe: Recipe, arguments: dict[str, str], options: Sequence[str], say: Say) -> None:

@@ -116,3 +116,29 @@ def bootstrap_base(suite: str, mirror: str, fresh: bool) -> None:
     from elara_hub.images.bootstrap import bootstrap
 
     click.echo(bootstrap(suite, mirror, fresh, click.echo))
+
+
+@images.command()
+@_NAMES
+@_JSON
+@_told
+def check(names: tuple[str, ...], as_json: bool) -> None:
+    """Start images (all that are here, or those named) and check from inside what they promise.
+
+    Frameworks train a step; JupyterLab starts with its extensions; devices come and go in the PyTorch image; nothing
+    runs as root, no compiler is left, pip cannot replace a pinned framework. Exit status 1 when a check fails.
+    """
+    from elara_hub.images import checking
+    from elara_spawner.catalogue import load_catalogue
+
+    def tell(result: dict[str, Any]) -> None:
+        mark = click.style("ok", fg="green") if result["ok"] else click.style("FAILED", fg="red")
+        click.echo(f"{result['image']:<11} {mark:<6} {result['what']} ({result['seconds']:.0f} s)", err=as_json)
+        if not result["ok"]:
+            click.echo(f"            {result['message']}", err=as_json)
+
+    results = checking.check(names, load_catalogue(_root() / "images" / "catalogue.yaml"), tell)
+    if as_json:
+        click.echo(json.dumps(results, indent=2))
+    if not all(result["ok"] for result in results):
+        raise SystemExit(1)

@@ -110,14 +110,20 @@ def _ignored(root: Path, path: Path, patterns: Sequence[str]) -> bool:
     return any(path.match(p[3:]) if p.startswith("**/") else relative.match(p) for p in patterns)
 
 
-def digest(root: Path, recipe: Recipe, arguments: Mapping[str, str], below: Mapping[str, str]) -> str:
-    """What an image is made from: its Dockerfile, the files of its context, its arguments, and the ids of the images
-    below it. The number of compile jobs makes no other image."""
-    hashed = hashlib.sha256()
+def digest(
+    root: Path, recipe: Recipe, arguments: Mapping[str, str], below: Mapping[str, str], target: str | None = None
+) -> str:
+    """What an image is made from: its Dockerfile (and which stage of it), the files of its context, its arguments, and
+    the ids of the images below it. The number of compile jobs makes no other image; nor do the sources of a core that
+    comes compiled."""
+    hashed = hashlib.sha256(f"{target}\0".encode())
     for file in (dockerfile(root, recipe), *context_files(root, recipe)):
+        name = file.relative_to(root)
+        if target == "prepared" and name.parts[0] == "remoting":
+            continue
         content = file.read_bytes()
-        hashed.update(f"{file.relative_to(root)}\0{len(content)}\0".encode() + content)
-    for name, value in sorted(arguments.items()):
-        if name != "JOBS":
-            hashed.update(f"{name}={value}\0{below.get(value, '')}\0".encode())
+        hashed.update(f"{name}\0{len(content)}\0".encode() + content)
+    for argument, value in sorted(arguments.items()):
+        if argument != "JOBS":
+            hashed.update(f"{argument}={value}\0{below.get(value, '')}\0".encode())
     return hashed.hexdigest()

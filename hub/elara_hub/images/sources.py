@@ -113,7 +113,7 @@ def build_options(folder: Path, wheels: Sequence[Path] = ()) -> Iterator[list[st
     for place in wheels:
         if not place.is_dir():
             raise ImageProblem(f"--find-links {place}: there is no such folder.")
-    settings = pip_settings(_said(sys.executable, "-m", "pip", "config", "list"))
+    settings = pip_settings(pip_list())
     bundle = _bundle()
     with _serving([*local_places(settings), *wheels]) as url:
         files = {
@@ -134,6 +134,11 @@ def build_options(folder: Path, wheels: Sequence[Path] = ()) -> Iterator[list[st
             if name in os.environ:
                 options += ["--build-arg", name]
         yield options
+
+
+def pip_list() -> str:
+    """What `pip config list` prints here."""
+    return _said(sys.executable, "-m", "pip", "config", "list")
 
 
 def _said(*command: str) -> str:

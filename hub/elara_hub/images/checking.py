@@ -1,0 +1,88 @@
+"""Runs the checks inside images, in containers as confined as workspaces are."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from elara_hub.images import docker, plan
+from elara_hub.images.plan import Recipe
+from elara_hub.images.problem import ImageProblem
+from elara_spawner.catalogue import Catalogue
+
+_INSIDE = Path(__file__).parent / "inside"
+_CONFINED = (
+    *("--network", "none", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
+    *("--tmpfs", "/tmp:mode=1777", "--memory", "6g", "--pids-limit", "512"),  # noqa: S108 - its own
+)
+Result = dict[str, Any]
+"""`image`, `check`, `what`, `ok`, `message`, `seconds`."""
+
+
+def check(names: Sequence[str], catalogue: Catalogue, tell: Callable[[Result], None]) -> list[Result]:
+    """Check images (all that are here, when none is named); `tell` gets each result as it comes.
+
+    Raises:
+        ImageProblem: a named image is not here, or a container could not be started.
+    """
+    docker.require_daemon()
+    recipes = [recipe for recipe in plan.order(names) if recipe.listed and (not names or recipe.name in names)]
+    present = [recipe for recipe in recipes if docker.inspect(recipe.tag) is not None]
+    missing = [recipe.name for recipe in recipes if recipe not in present]
+    if missing and (names or not present):
+        raise ImageProblem(f"{', '.join(missing)}: not built on this machine. First: elara images build")
+    results: list[Result] = []
+    for recipe in present:
+        for found in _workspace(recipe, catalogue) if recipe.workspace else _server(recipe):
+            results.append({"image": recipe.name, **found})
+            tell(results[-1])
+    return results
+
+
+def _workspace(recipe: Recipe, catalogue: Catalogue) -> list[Result]:
+    entry = catalogue.images.get(recipe.name)
+    if entry is None:
+        raise ImageProblem(f"images/catalogue.yaml has no entry {recipe.name}, which says what to check in it.")
+    note = "" if entry.attach else entry.attach_note
+    asked = {"frameworks": dict(entry.frameworks), "attach": entry.attach, "note": note}
+    volume = f"elara-check-{uuid.uuid4().hex[:12]}"
+    options = (
+        *_CONFINED,
+        *("--tmpfs", "/run/elara:uid=1000,gid=1000,mode=0700", "--tmpfs", "/scratch:mode=1777"),
+        *("--volume", f"{volume}:/home/elara"),
+    )
+    docker.ask("volume", "create", volume)
+    try:
+        found: list[Result] = []
+        for again in (False, True):
+            arguments = json.dumps({**asked, "again": again})
+            found += _run(recipe, "workspace.py", arguments, options)
+        return found
+    finally:
+        docker.ask("volume", "rm", "--force", volume)
+
+
+def _server(recipe: Recipe) -> list[Result]:
+    return _run(recipe, "server.py", recipe.name, (*_CONFINED, "--env", "HOME=/tmp"))
+
+
+def _run(recipe: Recipe, program: str, argument: str, options: Sequence[str]) -> list[Result]:
+    """One container; what it prints are the results. One that ends before it said anything is a failed check."""
+    done = subprocess.run(
+        (docker.program(), "run", "--rm", "-i", *options, recipe.tag, "/opt/elara/bin/python", "-I", "-", argument),
+        input=(_INSIDE / program).read_bytes(),
+        capture_output=True,
+        check=False,
+        timeout=900,
+    )
+    lines = [line for line in done.stdout.decode(errors="replace").splitlines() if line.startswith("{")]
+    found: list[Result] = [json.loads(line) for line in lines]
+    if done.returncode != 0 or not found:
+        said = (done.stderr or done.stdout).decode(errors="replace").strip()[-1000:]
+        what = "The container starts and ends as it should."
+        found.append({"check": "container", "what": what, "ok": False, "message": said, "seconds": 0.0})
+    return found
