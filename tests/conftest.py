@@ -1,4 +1,4 @@
-"""What all suites share: the Docker engine, and what is said when there is none."""
+"""What all suites share: the Docker engine, and what is said when that or PostgreSQL cannot be had."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support import docker
+from tests.support import docker, postgres
 
-FIXTURE = "docker_engine"
-_left_out = pytest.StashKey[int]()
+_left_out = pytest.StashKey[dict[str, int]]()
 
 
 @pytest.fixture(scope="session")
@@ -21,33 +20,45 @@ def docker_engine() -> Iterator[docker.Engine]:
 
 
 def _needs_engine(item: pytest.Item) -> bool:
-    return FIXTURE in getattr(item, "fixturenames", ())
+    return "docker_engine" in getattr(item, "fixturenames", ())
+
+
+def _needs_postgres(item: pytest.Item) -> bool:
+    call = getattr(item, "callspec", None)
+    return call is not None and "postgresql" in call.params.values()
+
+
+def _why_no_postgres() -> str | None:
+    return None if os.environ.get("ELARA_TEST_POSTGRES") else postgres.why_not()
+
+
+_NEEDS = {"containers": (_needs_engine, docker.why_not), "PostgreSQL": (_needs_postgres, _why_no_postgres)}
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    reason = docker.why_not()
-    if reason is None:
-        return [f"Docker: {docker.describe()}"]
-    return [f"Docker: {reason}, so the tests of containers are left out"]
+    reasons = {what: why() for what, (_, why) in _NEEDS.items()}
+    lines = [f"NOT COMPLETE: {why}, so the tests of {what} are left out" for what, why in reasons.items() if why]
+    return lines if reasons["containers"] else [*lines, f"Docker engine: {docker.describe()}"]
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    needing = [item for item in items if _needs_engine(item)]
-    for item in needing:
+    for item in filter(_needs_engine, items):
         item.add_marker(pytest.mark.docker)
-    reason = docker.why_not() if needing else None
-    if reason is None:
-        return
-    if os.environ.get("CI") == "true":
-        raise pytest.UsageError(f"{reason}, and nothing is left out in CI: .ci/run installs what is needed")
-    config.stash[_left_out] = len(needing)
-    items[:] = [item for item in items if not _needs_engine(item)]
-    config.hook.pytest_deselected(items=needing)
+    config.stash[_left_out] = {}
+    for what, (needs, why_not) in _NEEDS.items():
+        needing = [item for item in items if needs(item)]
+        reason = why_not() if needing else None
+        if reason is None:
+            continue
+        if os.environ.get("CI") == "true":
+            raise pytest.UsageError(f"{reason}, and nothing is left out in CI: .ci/run installs what is needed")
+        config.stash[_left_out][what] = len(needing)
+        items[:] = [item for item in items if not needs(item)]
+        config.hook.pytest_deselected(items=needing)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    count = config.stash.get(_left_out, 0)
-    if count:
-        print(f"NOT COMPLETE: {count} tests of containers were left out, for {docker.why_not()}.", flush=True)
+    for what, count in config.stash.get(_left_out, {}).items():
+        print(f"NOT COMPLETE: {count} tests of {what} were left out, for {_NEEDS[what][1]()}.", flush=True)

@@ -49,6 +49,6 @@ def test_without_an_engine_the_run_says_what_it_left_out(tmp_path: Path, ci: str
         assert "Docker is not installed, and nothing is left out in CI" in run.stdout + run.stderr
         return
     assert run.returncode == 0, run.stdout
-    assert "Docker: Docker is not installed, so the tests of containers are left out" in run.stdout
+    assert "NOT COMPLETE: Docker is not installed, so the tests of containers are left out" in run.stdout
     assert "1 passed, 1 deselected" in run.stdout
     assert run.stdout.rstrip().splitlines()[-1].startswith("NOT COMPLETE: 1 tests of containers were left out")

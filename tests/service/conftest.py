@@ -1,110 +1,89 @@
 """A service on a real port, with a fast stand-in for the hub's API, a node that speaks the real channel, and both
-databases."""
+databases: every test of a world runs on SQLite and on PostgreSQL.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from service_world import World, open_world
 
-POSTGRES_PORT = 21290
+from elara_hub.database.engine import Database
+from elara_hub.database.migrate import upgrade
+from tests.support import postgres
+
+_TEMPLATE = "migrated"
+_numbers = count(1)
 
 
 @pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str | None]:
-    """A PostgreSQL of our own, or the one of ELARA_TEST_POSTGRES; None on a machine that has none."""
+def postgres_cluster() -> Iterator[str]:
+    """A PostgreSQL of our own, or the one at ELARA_TEST_POSTGRES (an address of its database `postgres`)."""
     given = os.environ.get("ELARA_TEST_POSTGRES")
     if given:
         yield given
         return
-    found = _postgres_folder()
-    if found is None:
-        yield None
-        return
-    # PostgreSQL refuses to run as root, and its socket's path must be short.
-    user = {"user": "nobody", "group": "nogroup"} if os.geteuid() == 0 else {}
-    folder = Path(tempfile.mkdtemp(prefix="elara-pg-", dir="/tmp"))
-    data = folder / "data"
-    if user:
-        shutil.chown(folder, "nobody", "nogroup")
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    initdb = [found / "initdb", "-D", data, "-A", "trust", "-U", "elara", "--no-sync", "-E", "UTF8", "--locale=C"]
-    subprocess.run(initdb, check=True, cwd=folder, **user, **quiet)
-    options = [
-        "-c",
-        f"port={POSTGRES_PORT}",
-        "-c",
-        "listen_addresses=127.0.0.1",
-        "-c",
-        f"unix_socket_directories={folder}",
-    ]
-    speed = ["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"]
-    server = subprocess.Popen([found / "postgres", "-D", data, *options, *speed], cwd=folder, **user, **quiet)
-    try:
-        _wait_for_port(POSTGRES_PORT, server)
-        yield f"postgresql+psycopg://elara@127.0.0.1:{POSTGRES_PORT}/postgres"
-    finally:
-        server.send_signal(signal.SIGINT)  # the fast way: it does not wait for idle connections
-        server.wait(20)
-        shutil.rmtree(folder, ignore_errors=True)
+    with postgres.cluster() as address:
+        yield address
 
 
-def _postgres_folder() -> Path | None:
-    for candidate in (
-        shutil.which("postgres"),
-        *sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), reverse=True),
-    ):
-        if candidate and (Path(candidate).resolve().parent / "initdb").exists():
-            return Path(candidate).resolve().parent
-    return None
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_cluster: str) -> str:
+    """The name of a database with the newest schema and nothing in it: a copy costs less than migrating anew."""
+    postgres.drop(postgres_cluster, _TEMPLATE)
+    _migrate(postgres.create(postgres_cluster, _TEMPLATE))
+    return _TEMPLATE
 
 
-def _wait_for_port(port: int, server: subprocess.Popen[bytes]) -> None:
-    import time
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a file."""
+    file = tmp_path_factory.mktemp("migrated") / "elara.sqlite"
+    _migrate(f"sqlite:///{file}")
+    return file
 
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        assert server.poll() is None, "PostgreSQL did not start"
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise AssertionError("PostgreSQL did not answer")
+
+def _migrate(url: str) -> None:
+    database = Database(url)
+    upgrade(database)
+    database.close()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path, postgres_url: str | None) -> str:
-    """An empty database of either kind; where there is no PostgreSQL, both runs use SQLite and say so."""
-    if request.param == "postgresql" and postgres_url is not None:
-        import psycopg
+def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[bool], str]]:
+    """Makes databases of the one kind or the other, migrated (True) or empty (False); returns the address of each."""
+    made: list[str] = []
 
-        name = f"t{os.getpid()}_{abs(hash(str(tmp_path))) % 10**9}"
-        with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        return postgres_url.rsplit("/", 1)[0] + f"/{name}"
-    if request.param == "postgresql":
-        request.node.user_properties.append(("database", "sqlite, for there is no PostgreSQL here"))
-    return f"sqlite:///{tmp_path / 'elara.sqlite'}"
+    def sqlite(migrated: bool) -> str:
+        file = tmp_path / f"database-{next(_numbers)}.sqlite"
+        if migrated:
+            shutil.copy(request.getfixturevalue("migrated_sqlite"), file)
+        return f"sqlite:///{file}"
+
+    def postgresql(migrated: bool) -> str:
+        made.append(f"test_{os.getpid()}_{next(_numbers)}")
+        template = request.getfixturevalue("migrated_postgres") if migrated else "template1"
+        return postgres.create(request.getfixturevalue("postgres_cluster"), made[-1], template)
+
+    yield sqlite if request.param == "sqlite" else postgresql
+    for name in made:
+        postgres.drop(request.getfixturevalue("postgres_cluster"), name)
+
+
+@pytest.fixture
+def database_url(new_database: Callable[[bool], str]) -> str:
+    """A database with the newest schema and nothing in it, of either kind in turn."""
+    return new_database(True)
 
 
 @pytest_asyncio.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    """A running service on SQLite, with team `demo`, project `digits`, owner `ada`."""
-    async with open_world(tmp_path, f"sqlite:///{tmp_path / 'elara.sqlite'}") as opened:
-        yield opened
-
-
-@pytest_asyncio.fixture
-async def both_worlds(tmp_path: Path, database_url: str) -> AsyncIterator[World]:
-    """The same on each database in turn."""
+async def world(tmp_path: Path, database_url: str) -> AsyncIterator[World]:
+    """A running service, with team `demo`, project `digits`, owner `ada`; on each database in turn."""
     async with open_world(tmp_path, database_url) as opened:
         yield opened

@@ -7,8 +7,7 @@ import asyncio
 from service_world import GIB, World, device
 
 
-async def test_a_workspace_attaches_and_hands_back(both_worlds: World) -> None:
-    world = both_worlds
+async def test_a_workspace_attaches_and_hands_back(world: World) -> None:
     await world.node("n1", [device(0), device(1)])
     token = await world.workspace("ada")
     lease = await world.attach(token, count=1, share=250, minutes=15)
@@ -39,8 +38,7 @@ async def test_a_workspace_attaches_and_hands_back(both_worlds: World) -> None:
     ]
 
 
-async def test_concurrent_requests_never_get_more_than_there_is(both_worlds: World) -> None:
-    world = both_worlds
+async def test_concurrent_requests_never_get_more_than_there_is(world: World) -> None:
     await world.node("n1", [device(0), device(1)])
     tokens = [await world.workspace("ada", server=f"s{number}") for number in range(12)]
     answers = await asyncio.gather(*(world.call("POST", "/leases", token, {"share": 500}) for token in tokens))

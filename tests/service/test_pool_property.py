@@ -19,7 +19,6 @@ from sqlalchemy import delete, select
 from elara_hub.config import Settings
 from elara_hub.core import Core
 from elara_hub.database.engine import Database
-from elara_hub.database.migrate import upgrade
 from elara_hub.database.models import Base, DeviceRow, Lease, LeaseDevice, Node, Project, Usage
 from elara_hub.pool import leases, nodes, requests
 from elara_hub.pool.decide import Ask
@@ -54,7 +53,9 @@ class Pool:
 
     def __init__(self, database: Database, folder: Path) -> None:
         self.clock = Clock()
-        options = Settings(data=str(folder), database_url=str(database.engine.url), hub_api_token="x")
+        options = Settings(
+            data=str(folder), database_url=database.engine.url.render_as_string(hide_password=False), hub_api_token="x"
+        )
         self.core = Core(options, database, Live(self.clock.monotonic), self.clock.now)
         self.options, self.database = options, database
         self.nodes = {name: PlainNode(name) for name in _DEVICES}
@@ -288,7 +289,6 @@ def _machine(database: Database, folder: Path) -> type[RuleBasedStateMachine]:
 @pytest.fixture
 def database(database_url: str) -> Any:
     opened = Database(database_url)
-    upgrade(opened)
     yield opened
     opened.close()
 

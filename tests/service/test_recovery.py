@@ -149,8 +149,8 @@ async def test_a_lease_that_never_starts_is_given_up(world: World) -> None:
     await world.until_free(1000)
 
 
-async def test_an_idle_lease_is_taken_back_and_a_busy_one_is_not(tmp_path: Path) -> None:
-    async with open_world(tmp_path, f"sqlite:///{tmp_path}/e.sqlite", idle_minutes=10, heartbeat_grace=3600.0) as world:
+async def test_an_idle_lease_is_taken_back_and_a_busy_one_is_not(tmp_path: Path, database_url: str) -> None:
+    async with open_world(tmp_path, database_url, idle_minutes=10, heartbeat_grace=3600.0) as world:
         node = await world.node("n1", [device(0), device(1)])
         tokens = [await world.workspace("ada", server=f"s{n}") for n in range(2)]
         leases = [await world.attach(token) for token in tokens]

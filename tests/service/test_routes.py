@@ -23,12 +23,13 @@ from elara_hub.auth.guards import GUARDS, OPEN_ROUTES, internal
 from elara_hub.config import Settings
 
 PREFIX = "/services/elara"
-_FUZZ_SECONDS = 30
+_FUZZ_SECONDS = 15
 
 
 @pytest.fixture
 def app(tmp_path: Path) -> FastAPI:
-    url = f"sqlite:///{tmp_path}/e.sqlite"
+    """Only looked at, and never served."""
+    url = f"sqlite:///{tmp_path}/looked-at.sqlite"
     return build_app(Settings(data=str(tmp_path), database_url=url, hub_api_token="x", internal_token="y"))
 
 

@@ -42,6 +42,7 @@ class Live:
         self.clock = clock
         self._lock = threading.Lock()
         self._channels: dict[str, Channel] = {}
+        self._heard: set[str] = set()
         self._lost_at: dict[str, float] = {}
         self._grants: dict[str, dict[int, Grant]] = {}
         self._activity: dict[str, dict[str, Activity]] = {}
@@ -54,6 +55,7 @@ class Live:
         with self._lock:
             old = self._channels.get(channel.node_id)
             self._channels[channel.node_id] = channel
+            self._heard.discard(channel.node_id)
             self._lost_at.pop(channel.node_id, None)
             # What went into an earlier channel may never have arrived.
             self._sent = {key: at for key, at in self._sent.items() if key[0] != channel.node_id}
@@ -81,6 +83,16 @@ class Live:
     def connected(self) -> set[str]:
         with self._lock:
             return set(self._channels)
+
+    def mark_heard(self, node_id: str) -> None:
+        """What the node had to tell at its connection has been taken in."""
+        with self._lock:
+            self._heard.add(node_id)
+
+    def heard(self) -> set[str]:
+        """Connected nodes that have told what became of their leases."""
+        with self._lock:
+            return self._heard & set(self._channels)
 
     def lost_longer_than(self, seconds: float) -> list[str]:
         with self._lock:

@@ -139,6 +139,8 @@ def arrived(core: Core, unit: Unit, node: Node, hello: dict[str, Any]) -> None:
     record(unit.session, unit.now, "node.connected", SERVICE, node_id=node.id, restarted=restarted)
     _compare(core, unit, node, hello.get("leases") or [], lost_since=last_seen if restarted else None, first=True)
     node.last_seen = unit.now
+    node_id = node.id
+    unit.followers.append(lambda: core.live.mark_heard(node_id))
     unit.wake = True
 
 

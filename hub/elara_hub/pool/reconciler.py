@@ -44,12 +44,21 @@ class Reconciler:
         while True:
             self._wake.clear()
             try:
-                await asyncio.to_thread(self.tick)
+                await self._round()
             except Exception:
                 log.exception("a round of the reconciler failed; the next one tries again")
                 await asyncio.sleep(self._core.settings.reconcile_seconds)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self._core.settings.reconcile_seconds)
+
+    async def _round(self) -> None:
+        """One `tick` in a thread. At the service's end it is waited for: nothing is written once that is over."""
+        work = asyncio.ensure_future(asyncio.to_thread(self.tick))
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait({work})
+            raise
 
     def tick(self) -> None:
         """One round, in one transaction."""
@@ -113,13 +122,15 @@ class Reconciler:
     def _drive_parts(self, unit: Unit) -> None:
         query = select(LeasePart, Lease).join(Lease, Lease.id == LeasePart.lease_id).where(MOVING)
         connected = self._core.live.connected()
-        # After a restart of the service a node first gets time to say what became of its leases, and when.
+        # After a restart of the service a node first gets time to say what became of its leases, and when; also one
+        # that is connected already and whose first message is still being taken in.
+        heard = self._core.live.heard()
         missed = set(self._core.live.lost_longer_than(self._core.settings.node_clock_margin))
         for part, lease in unit.session.execute(query).all():
             if lease.target == "active":
                 if part.node_id in connected:
                     leases.tell_start(self._core, unit, lease, part.node_id, again_after=_RESEND)
-            elif part.sure_end <= unit.now and part.node_id in (connected | missed):
+            elif part.sure_end <= unit.now and part.node_id in (heard | missed):
                 leases.release_part(self._core, unit, lease, part, presumed=True)
             else:
                 leases.tell_stop(unit, lease, part.node_id, again_after=_RESEND)
