@@ -31,13 +31,14 @@ from typing import Any, Self
 import httpx
 
 from elara_hub.demo.person import Person
+from elara_hub.demo.throwaway import discard
 from elara_hub.supervisor import processes
 from elara_hub.supervisor.folder import write_private
 from elara_hub.supervisor.ports import free_ports
 from elara_hub.supervisor.vault import FIRST_PASSWORD
 
 API = "/services/elara/api/v1"
-PARTS = ("proxy", "hub", "service", "mlflow", "node")
+PARTS = ("proxy", "gate", "hub", "service", "mlflow", "node")
 # A Unix socket's path has room for 107 characters, and the deepest one lies some forty below the data folder.
 _LONGEST_FOLDER = 60
 
@@ -54,6 +55,7 @@ class Instance:
         device_memory: memory of each, as `--device-memory` takes it.
         environment: further variables for all parts, for example ``{"ELARA_HEARTBEAT_GRACE": "5"}``.
         start_limit: seconds until every part must be ready.
+        engine: `local` or `docker`; what Docker holds of the instance is removed with it.
     """
 
     def __init__(
@@ -62,8 +64,10 @@ class Instance:
         device_memory: str = "2GiB",
         environment: Mapping[str, str] | None = None,
         start_limit: float = 180,
+        engine: str = "local",
     ) -> None:
-        self._options = ("--emulate", str(devices), "--device-memory", device_memory)
+        self.engine = engine
+        self._options = ("--emulate", str(devices), "--device-memory", device_memory, "--engine", engine)
         self._environment = dict(environment or {})
         self._limit = start_limit
         self._people: dict[str, Person] = {}
@@ -156,7 +160,7 @@ class Instance:
 
     def report(self) -> str:
         """What was printed and the end of each log, for a failed test."""
-        logs = (f"--- {name}.log\n" + "\n".join(self.log(name).splitlines()[-25:]) for name in PARTS)
+        logs = (f"--- {name}.log\n" + "\n".join(self.log(name).splitlines()[-25:]) for name in PARTS if self.log(name))
         return f"--- elara up\n{self.printed()[-3000:]}\n" + "\n".join(logs)
 
     def status(self) -> dict[str, Any]:
@@ -268,4 +272,5 @@ class Instance:
             left = processes.left_behind(self.data)
             if left:
                 await asyncio.to_thread(processes.end, left, 1.0)
+            await discard(self.data)
             shutil.rmtree(self.root, ignore_errors=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from elara_hub.supervisor import place
 from elara_hub.supervisor.folder import write_private
 from elara_hub.supervisor.ports import free_ports
 from elara_hub.supervisor.start import ADMIN
@@ -23,6 +24,19 @@ from elara_hub.supervisor.vault import FIRST_PASSWORD
 
 class InstanceFailed(Exception):
     """`elara up` ended or did not get ready; the text ends with what it printed."""
+
+
+async def discard(data: Path) -> None:
+    """Remove what a Docker Engine holds of a stopped instance: homes, projects, network and its rules.
+
+    Raises:
+        UpProblem: the engine is away, or did not take a removal.
+    """
+    ours = place.read(data)
+    if ours is not None:
+        from elara_hub.supervisor.containers import Engine
+
+        await (await asyncio.to_thread(Engine.connect)).remove_everything(ours)
 
 
 class Throwaway:
@@ -34,10 +48,12 @@ class Throwaway:
     Args:
         devices: how many emulated devices the node offers.
         start_limit: seconds until every part must answer.
+        engine: `local` or `docker`.
     """
 
-    def __init__(self, devices: int = 2, start_limit: float = 180) -> None:
+    def __init__(self, devices: int = 2, start_limit: float = 180, engine: str = "local") -> None:
         self._devices = devices
+        self._engine = engine
         self._limit = start_limit
         self.admin = ADMIN
         self.password = secrets.token_urlsafe(18)
@@ -56,7 +72,7 @@ class Throwaway:
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "elara_remoting.cli", "up", "--data", str(self.data), "--port", str(free_ports(1)[0])),
-            *("--emulate", str(self._devices)),
+            *("--emulate", str(self._devices), "--engine", self._engine),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=self._output,
             stderr=self._output,
@@ -77,7 +93,7 @@ class Throwaway:
         await self.stop()
 
     async def stop(self) -> None:
-        """Stop every part as Ctrl-C does, and remove the folder."""
+        """Stop every part as Ctrl-C does, and remove the folder and what Docker holds of it."""
         began = time.monotonic()
         if self._process.returncode is None:
             self._process.send_signal(signal.SIGINT)
@@ -88,6 +104,7 @@ class Throwaway:
                 await self._process.wait()
         self.stop_seconds = time.monotonic() - began
         self._output.close()
+        await discard(self.data)
         shutil.rmtree(self.root, ignore_errors=True)
 
     def status(self) -> dict[str, Any]:

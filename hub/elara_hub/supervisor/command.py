@@ -15,13 +15,21 @@ DEFAULT_MEMORY = "2GiB"
 
 
 @click.command()
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "docker"]),
+    default="local",
+    show_default=True,
+    help="What a workspace is: `local`, a process of this user, isolated from nobody; or `docker`, a container with "
+    "volumes and a network that keep users apart. It needs a Docker Engine and the images of `elara images build`.",
+)
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="The public port.")
 @click.option(
     "--host",
     default="127.0.0.1",
     show_default=True,
     help="The public address. Anything but 127.0.0.1 lets other machines in; local mode isolates nobody, so do that "
-    "only among people who trust one another.",
+    "only among people who trust one another. Traffic is not encrypted; docs/deploy.md has an installation with TLS.",
 )
 @click.option(
     "--data",
@@ -40,10 +48,13 @@ DEFAULT_MEMORY = "2GiB"
 @click.option(
     "--config", type=click.Path(path_type=Path), help="The hub's configuration. Default: jupyterhub_config.py."
 )
-def up(port: int, host: str, data: Path, emulate: int | None, device_memory: str, config: Path | None) -> None:
+def up(
+    engine: str, port: int, host: str, data: Path, emulate: int | None, device_memory: str, config: Path | None
+) -> None:
     """Start every part of Elara on this machine, and stop them all with Ctrl-C.
 
-    State lives in one folder. A second start on the same folder finds users, projects, notebooks and runs again.
+    State lives in one folder, and with --engine docker homes and projects in Docker's volumes. A second start on the
+    same folder finds users, projects, notebooks and runs again.
     """
     from elara_hub.supervisor.start import Wanted, run
     from elara_remoting.types import parse_memory
@@ -52,7 +63,9 @@ def up(port: int, host: str, data: Path, emulate: int | None, device_memory: str
         memory = parse_memory(device_memory)
     except ValueError as error:
         raise click.BadParameter(f"{error}", param_hint="--device-memory") from error
-    wanted = Wanted(port=port, host=host, data=data, emulate=emulate, device_memory=memory, config=config)
+    wanted = Wanted(
+        port=port, host=host, data=data, emulate=emulate, device_memory=memory, config=config, engine=engine
+    )
     try:
         asyncio.run(run(wanted, say=click.echo))
     except UpProblem as problem:

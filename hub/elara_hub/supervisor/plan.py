@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from elara_hub.supervisor.place import Place
 from elara_hub.supervisor.processes import MARK
 from elara_hub.supervisor.vault import Vault
 
 # What a caller's environment may say about a workspace or another instance is not ours.
 _FOREIGN = ("JUPYTERHUB_", "MLFLOW_", "CONFIGPROXY_", "JPY_", "_MLFLOW_")
+_EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104 - compared, not bound
 _FOREIGN_NAMES = frozenset({"ELARA_RUNTIME_DIR", "ELARA_API_URL", "ELARA_PROJECT", "ELARA_DISABLE", "PYTHONSTARTUP"})
 
 
@@ -59,16 +61,26 @@ class Choices:
     emulate: int
     device_memory: int
     inner: Mapping[str, int]
-    """Ports on 127.0.0.1 for `proxy-api`, `hub`, `service` and `mlflow`."""
+    """Ports on 127.0.0.1 for `proxy-api`, `hub`, `service`, `mlflow`, `gate-api`; and `data`, the node's data port."""
     join_token_file: Path | None = None
+    place: Place | None = None
+    """With the Docker engine: the names on it, and the network of the workspaces."""
 
     def local(self, name: str) -> str:
         """Where a part listens, as `http://127.0.0.1:PORT`."""
         return f"http://127.0.0.1:{self.inner[name]}"
 
+    def site(self) -> str:
+        """The proxy as workspaces reach it: containers do so at this machine's address on their network."""
+        return self.public_url if self.place is None else f"http://{self.place.gateway}:{self.port}"
+
+    def needs_gate(self) -> bool:
+        """Whether the proxy itself does not listen where containers reach it."""
+        return self.place is not None and self.host not in _EVERYWHERE
+
     def public_from_here(self) -> str:
         """The public address as this machine reaches it."""
-        host = "127.0.0.1" if self.host in ("", "0.0.0.0", "::") else self.host  # noqa: S104 - compared, not bound
+        host = "127.0.0.1" if self.host in _EVERYWHERE else self.host
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
@@ -136,6 +148,7 @@ def build(choices: Choices, vault: Vault, admin: str, first_password: Path, base
             "ELARA_MLFLOW_TOKEN": vault.mlflow_token,
             "ELARA_SUPERVISOR_TOKEN": vault.supervisor_token,
             "ELARA_ADMIN_PASSWORD_FILE": str(first_password),
+            **engine_settings(choices),
         },
         folder=choices.data / "hub",
         url=hub,
@@ -180,6 +193,8 @@ def build(choices: Choices, vault: Vault, admin: str, first_password: Path, base
             *(("--emulate", str(choices.emulate)) if choices.emulate else ()),
             *("--device-memory", str(choices.device_memory)),
             *(("--join-token-file", str(choices.join_token_file)) if choices.join_token_file else ()),
+            # Containers share no folder with the node: they come over TCP, with TLS, on their own network only.
+            *(("--listen", f"{choices.place.gateway}:{choices.inner['data']}") if choices.place else ()),
         ),
         environment=dict(base),
         folder=choices.data / "node",
@@ -188,4 +203,39 @@ def build(choices: Choices, vault: Vault, admin: str, first_password: Path, base
         after=("service",),
         slow_start="it loads PyTorch once, for all sessions",
     )
-    return [proxy, hub_part, service_part, mlflow_part, node]
+    parts = [proxy, hub_part, service_part, mlflow_part, node]
+    return [*parts, gate(choices, proxy.environment)] if choices.needs_gate() else parts
+
+
+def engine_settings(choices: Choices) -> dict[str, str]:
+    """What the hub is told of the engine that starts workspaces."""
+    if choices.place is None:
+        return {"ELARA_ENGINE": "local"}
+    return {
+        "ELARA_ENGINE": "docker",
+        "ELARA_SITE_URL": choices.site(),
+        "ELARA_INSTANCE": choices.place.instance,
+        "ELARA_BRIDGE": choices.place.bridge,
+        "ELARA_SUBNET": choices.place.subnet,
+    }
+
+
+def gate(choices: Choices, environment: Mapping[str, str]) -> Part:
+    """A second proxy on the workspaces' network, which passes everything on to the first: that one listens on one
+    address only, the public one, and the machine's other addresses are closed to workspaces."""
+    assert choices.place is not None
+    api = choices.local("gate-api")
+    return Part(
+        name="gate",
+        argv=(
+            *choices.proxy_command,
+            *("--ip", choices.place.gateway, "--port", str(choices.port)),
+            *("--api-ip", "127.0.0.1", "--api-port", str(choices.inner["gate-api"])),
+            *("--default-target", choices.public_from_here(), "--log-level", "warn"),
+        ),
+        environment=environment,
+        folder=choices.data,
+        url=choices.site(),
+        ready=Readiness((api + "/api/routes",), {"Authorization": f"token {environment['CONFIGPROXY_AUTH_TOKEN']}"}),
+        stop_seconds=3,
+    )

@@ -26,7 +26,8 @@ _TELL_FIRST = 5.0
 
 class Supervisor:
     """Runs the parts. `say` prints a line for the admin; `before` is awaited before a part's first start,
-    `ready_again` when it is ready after a restart; both get the part's name."""
+    `ready_again` when it is ready after a restart, `stopped` when hub or node were stopped at the end; all get the
+    part's name."""
 
     def __init__(
         self,
@@ -37,6 +38,8 @@ class Supervisor:
         say: Callable[[str], None],
         before: Callable[[str], Awaitable[None]] | None = None,
         ready_again: Callable[[str], Awaitable[None]] | None = None,
+        stopped: Callable[[str], Awaitable[None]] | None = None,
+        engine: str = "local",
         ready_seconds: float = READY_SECONDS,
         silent_seconds: float = SILENT_SECONDS,
     ) -> None:
@@ -45,6 +48,8 @@ class Supervisor:
         self._say = say
         self._before = before
         self._ready_again = ready_again
+        self._stopped = stopped
+        self._engine = engine
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._all_ready = False
         self._stop_asked = asyncio.Event()
@@ -170,6 +175,12 @@ class Supervisor:
             workspaces = processes.descendants(own)
             if workspaces:
                 await asyncio.to_thread(processes.end, workspaces, _PATIENCE_WORKSPACES, self._own)
+        if self._stopped is not None:
+            try:
+                await self._stopped(name)
+            except Exception as error:
+                # The other parts have to be stopped all the same.
+                self._say(f"  What {name} started could not be ended: {error}")
 
     def _write_status(self) -> None:
         parts = {
@@ -182,7 +193,13 @@ class Supervisor:
             }
             for name, runner in self.runners.items()
         }
-        status = {"pid": os.getpid(), "url": self._url, "started_at": self._started_at, "ready": self._all_ready}
+        status = {
+            "pid": os.getpid(),
+            "url": self._url,
+            "engine": self._engine,
+            "started_at": self._started_at,
+            "ready": self._all_ready,
+        }
         try:
             self._folder.write_status({**status, "parts": parts})
         except OSError as error:
