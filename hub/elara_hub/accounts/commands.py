@@ -16,6 +16,7 @@ from elara_hub.accounts.passwords import Passwords
 from elara_hub.accounts.rules import BadInput
 from elara_hub.accounts.store import INVITATION_HOURS, Accounts
 from elara_hub.accounts.tables import AccountsTooNew
+from elara_hub.checks.command import check
 
 
 def _open(data: Path) -> Accounts:
@@ -43,6 +44,9 @@ def _plainly(command: Callable[..., None]) -> Callable[..., None]:
 @click.group()
 def admin() -> None:
     """Administer this installation."""
+
+
+admin.add_command(check)
 
 
 @admin.group()

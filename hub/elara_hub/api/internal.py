@@ -9,11 +9,13 @@ from fastapi import APIRouter, Depends
 from elara_hub.api.bodies import NameBody, TokenBody, UserBody, WorkspaceBody
 from elara_hub.auth.guards import Core, internal
 from elara_hub.contract import server_from_path
+from elara_hub.database import migrate
 from elara_hub.pool import nodes
 from elara_hub.pool.views import pool_json
 from elara_hub.refusal import Refusal
 from elara_hub.tenancy import workspaces
 from elara_hub.tenancy.names import check_user
+from elara_hub.version import __version__
 
 MLFLOW_ACCESS = frozenset({"access:services!service=mlflow"})
 """What a token must be allowed to open for MLflow to let it in."""
@@ -72,6 +74,13 @@ async def mlflow_access(found: Core, body: TokenBody) -> dict[str, Any]:
     with found.core.read() as session:
         access = workspaces.mlflow_access(session, identity.name, identity.server)
     return {"user": identity.name, "admin": identity.admin, "workspaces": access}
+
+
+@router.get("/condition", summary="The service's version and its database, for `elara admin check`")
+def condition(found: Core) -> dict[str, Any]:
+    database = found.core.database
+    revision = {"revision": migrate.current(database), "newest": migrate.newest()}
+    return {"version": __version__, "database": {"backend": database.backend, **revision}}
 
 
 @router.post("/join-tokens", status_code=201, summary="A join token for a node of this installation")
