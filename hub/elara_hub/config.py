@@ -11,6 +11,7 @@ from traitlets import Bool, Float, Int, Unicode, default, validate
 from traitlets.config import Configurable
 
 from elara_hub.contract import API_PREFIX, SERVICE_PREFIX
+from elara_hub.secret_files import read_secret
 
 MINUTE = 60
 
@@ -35,7 +36,8 @@ class Settings(Configurable):
     )
     public_url = Unicode(help="The proxy's address as users type it. From ELARA_PUBLIC_URL.", config=True)
     internal_token = Unicode(
-        help="The secret that the hub and MLflow show on internal routes. From ELARA_INTERNAL_TOKEN; without one "
+        help="The secret that the hub and MLflow show on internal routes. From ELARA_INTERNAL_TOKEN or the "
+        "file ELARA_INTERNAL_TOKEN_FILE; without one "
         "nobody is let in there.",
         config=True,
     )
@@ -43,7 +45,9 @@ class Settings(Configurable):
         help="The hub's API, such as `http://127.0.0.1:8081/hub/api`. From JUPYTERHUB_API_URL.", config=True
     )
     hub_api_token = Unicode(
-        help="The token that the hub knows this service by. From JUPYTERHUB_API_TOKEN.", config=True
+        help="The token that the hub knows this service by. From JUPYTERHUB_API_TOKEN, or the file "
+        "JUPYTERHUB_API_TOKEN_FILE.",
+        config=True,
     )
     hub_cache_seconds = Int(
         30,
@@ -120,7 +124,7 @@ class Settings(Configurable):
     @default("internal_token")
     def _internal_token(self) -> str:
         # Popped from nothing: other code of this process may read it as well, children are not started.
-        return os.environ.get("ELARA_INTERNAL_TOKEN", "")
+        return read_secret(os.environ, "ELARA_INTERNAL_TOKEN")
 
     @default("hub_api_url")
     def _hub_api_url(self) -> str:
@@ -128,7 +132,7 @@ class Settings(Configurable):
 
     @default("hub_api_token")
     def _hub_api_token(self) -> str:
-        return os.environ.get("JUPYTERHUB_API_TOKEN", "")
+        return read_secret(os.environ, "JUPYTERHUB_API_TOKEN")
 
     @default("admin")
     def _admin(self) -> str:

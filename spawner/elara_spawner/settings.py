@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from elara_hub.secret_files import read_secret
+
 
 @dataclass(frozen=True)
 class DockerSettings:
@@ -78,7 +80,7 @@ def hub_settings(environment: Mapping[str, str] = os.environ) -> HubSettings:
         return (environment.get(name) or otherwise).rstrip("/")
 
     def secret(name: str, file: str) -> str:
-        return environment.get(name) or _kept_secret(private / file)
+        return read_secret(environment, name) or _kept_secret(private / file)
 
     public_url = url("ELARA_PUBLIC_URL", "http://127.0.0.1:8000")
     return HubSettings(

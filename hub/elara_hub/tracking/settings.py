@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from elara_hub.secret_files import read_secret
+
 
 class MissingSetting(Exception):
     """A variable that the tracking server needs is not set. The text names it and who sets it."""
@@ -44,7 +46,10 @@ class TrackingSettings:
         """Read the settings; raises MissingSetting with the name of the first one that is not there."""
 
         def need(name: str) -> str:
-            value = environment.get(name, "")
+            try:
+                value = read_secret(environment, name)
+            except ValueError as error:
+                raise MissingSetting(str(error)) from None
             if not value:
                 raise MissingSetting(
                     f"{name} is not set: the tracking server is started by `elara up`, which sets it. "
