@@ -80,10 +80,12 @@ class Engine:
     def __enter__(self) -> Self:
         if os.geteuid() == 0:
             self._lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            # One starts it, others who come at the same time wait and find it running.
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
             if not answers():
-                self._start()
+                # One starts it, others who come at the same time wait and find it running.
+                fcntl.flock(self._lock, fcntl.LOCK_EX)
+                if not answers():
+                    self._start()
+            # Held by each run that uses it, so that the one that started it does not take it from the others.
             fcntl.flock(self._lock, fcntl.LOCK_SH)
         return self
 
