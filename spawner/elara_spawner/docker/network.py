@@ -123,11 +123,12 @@ class Guard:
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
         self._script = ""
-        self._checked = 0.0
+        self._next = 0.0
 
-    def fresh(self, script: str) -> bool:
-        """Whether these rules were seen to hold a moment ago."""
-        return script == self._script and time.monotonic() - self._checked < CHECK_SECONDS
+    @property
+    def looked_at(self) -> bool:
+        """Whether the rules were seen to hold a moment ago."""
+        return time.monotonic() < self._next
 
     async def ensure(self, call: Call, network: Network, policy: Policy, how: str, image: str, instance: str) -> None:
         """Make the rules true.
@@ -140,16 +141,17 @@ class Guard:
             FirewallFailed: they could not be set.
         """
         if how == "external":
+            self._next = time.monotonic() + CHECK_SECONDS
             return
         script = firewall.script(network, policy)
         async with self._lock:
-            if self.fresh(script):
+            if script == self._script and self.looked_at:
                 return
             if how == "direct" or (how == "auto" and firewall.seen_here(network)):
                 await firewall.apply(script)
             else:
                 await _apply_by_helper(call, script, image, instance)
-            self._script, self._checked = script, time.monotonic()
+            self._script, self._next = script, time.monotonic() + CHECK_SECONDS
 
 
 async def _apply_by_helper(call: Call, script: str, image: str, instance: str) -> None:

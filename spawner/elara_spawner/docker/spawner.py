@@ -317,8 +317,9 @@ class DockerWorkspaceSpawner(ContainedMixin, DockerSpawner):  # type: ignore[mis
         try:
             status = await super().poll()
         except ENGINE_ERRORS as error:
-            if not self.object_name or isinstance(error, docker.errors.NotFound):
-                raise
+            if not self.object_id:
+                # Nothing of this workspace was ever made there.
+                return 0
             if not self.engine_was_away:
                 self.log.warning("The engine cannot tell whether %s runs: %s", self.object_name, error)
             self.engine_was_away = True
@@ -330,6 +331,9 @@ class DockerWorkspaceSpawner(ContainedMixin, DockerSpawner):  # type: ignore[mis
 
     async def _keep_closed(self) -> None:
         """Set the rules again when something else on the machine took them away, and follow nodes that come and go."""
+        guard = self._guards.get(self.network.name)
+        if guard is not None and guard.looked_at:
+            return
         try:
             await self.close_network()
         except (Refused, ServiceRefusal, *ENGINE_ERRORS) as error:

@@ -1,0 +1,209 @@
+"""Workspaces as containers, on a real hub, service and engine: what they are, share, outlive and refuse."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import httpx
+import psutil
+
+from elara_hub.contract import API_PREFIX
+from elara_spawner import names
+from tests.docker.docker_world import DockerWorld
+from tests.workspaces.hub_world import Browser, until
+
+SHARED = "/home/elara/projects/demo/digits"
+
+
+def test_each_step_of_a_start_is_told(mary: Browser) -> None:
+    told = [event["message"] for event in mary.events]
+    steps = (
+        "Checking your project",
+        "Opening project demo/digits",
+        "Closing the workspace's network",
+        "Preparing your home",
+        "Starting the workspace",
+        "Waiting for JupyterLab",
+    )
+    places = [next(i for i, message in enumerate(told) if message.startswith(step)) for step in steps]
+    assert places == sorted(places)
+
+
+def test_a_workspace_has_no_more_rights_than_it_needs(world: DockerWorld, mary: Browser) -> None:
+    status = dict(
+        line.split(":\t", 1)
+        for line in world.shell("mary", "cat /proc/self/status").stdout.splitlines()
+        if ":\t" in line
+    )
+    assert status["Uid"].split() == ["1000"] * 4
+    assert status["NoNewPrivs"] == "1"
+    assert {status[name] for name in ("CapEff", "CapPrm", "CapBnd", "CapInh")} == {"0" * 16}
+    for forbidden in ("touch /x", "touch /usr/x", "touch /etc/x", "touch /opt/x", "ls /var/run/docker.sock", "mount"):
+        done = world.shell("mary", forbidden if forbidden != "mount" else "mount -t tmpfs none /mnt")
+        assert done.returncode != 0, forbidden
+    for allowed in ("touch ~/x", "touch /tmp/x", "touch /scratch/x", "touch /run/elara/x", f"touch {SHARED}/x"):
+        done = world.shell("mary", allowed)
+        assert done.returncode == 0, done.stderr
+    assert world.shell("mary", "stat -c '%a %u' /run/elara").stdout.split() == ["700", "1000"]
+    host = world.inspect("mary")["HostConfig"]
+    assert (host["Memory"], host["MemorySwap"], host["PidsLimit"]) == (768 * 2**20, 768 * 2**20, 4096)
+    assert host["CpuQuota"] == host["CpuPeriod"]
+    size = int(world.shell("mary", "df -B1 --output=size /dev/shm | tail -1").stdout)
+    assert size == 384 * 2**20
+
+
+def test_it_knows_its_project_and_no_secret_of_the_hub(world: DockerWorld, mary: Browser) -> None:
+    container = world.inspect("mary")
+    environment = dict(entry.split("=", 1) for entry in container["Config"]["Env"])
+    assert environment["ELARA_PROJECT"] == "demo/digits"
+    assert environment["ELARA_API_URL"] == world.site + API_PREFIX
+    assert environment["JUPYTERHUB_API_URL"] == world.site + "/hub/api"
+    assert environment["MLFLOW_WORKSPACE"] == "demo--digits"
+    hub = psutil.Process(world.processes["hub"].pid).environ()
+    for name in world.secrets:
+        assert hub[name] not in json.dumps(container)
+    headers = {"Authorization": f"token {environment['JUPYTERHUB_API_TOKEN']}"}
+    me = httpx.get(f"{world.url}{API_PREFIX}/me", headers=headers, trust_env=False).json()
+    assert me["workspace"] == {"server": "", "team": "demo", "project": "digits", "role": "editor"}
+
+
+def test_files_of_a_project_are_shared_and_a_viewer_only_looks(
+    world: DockerWorld, mary: Browser, victor: Browser
+) -> None:
+    """Also what a program writes with a umask of 022 stays writable for the group."""
+    done = world.shell("mary", f"umask 022 && mkdir -p {SHARED}/data && echo hello > {SHARED}/data/from-mary")
+    assert done.returncode == 0, done.stderr
+    seen = world.shell("victor", f"cat {SHARED}/data/from-mary && stat -c %A {SHARED}/data/from-mary")
+    assert seen.stdout.split() == ["hello", "-rw-rw----+"] or seen.stdout.split() == ["hello", "-rw-rw----"], seen
+    written = world.shell("victor", f"echo bye > {SHARED}/data/from-mary")
+    assert written.returncode != 0
+    assert "Read-only file system" in written.stderr
+    assert any("read-only for you" in event["message"] for event in victor.events)
+    assert world.shell("victor", "ls ~").stdout.split() == ["projects"], "another's home is not there"
+
+
+def test_home_stays_and_scratch_goes(world: DockerWorld, admin: Browser) -> None:
+    person = world.join("hanna", admin)
+    world.add_member(admin, "demo/digits", "hanna", "viewer")
+    world.begin(person)
+    assert world.shell("hanna", "echo kept > ~/note && echo gone > /scratch/note").returncode == 0
+    person.stop()
+    assert world.name("hanna") not in world.containers()
+    world.add_member(admin, "demo/digits", "hanna", "editor")
+    world.begin(person)
+    assert world.shell("hanna", "cat ~/note").stdout == "kept\n"
+    assert world.shell("hanna", "ls /scratch").stdout == ""
+    assert world.shell("hanna", f"touch {SHARED}/editor-now").returncode == 0, "the next start follows the role"
+    person.stop()
+
+
+def test_refusals_are_sentences(world: DockerWorld, mary: Browser) -> None:
+    for options, sentence in (
+        ({"image": "windows"}, "There is no image 'windows'"),
+        ({"image": "vision"}, "The image Vision only is not for team demo"),
+        ({"image": "missing"}, "The image of Missing (elara-test/nowhere:1) is not on the machine"),
+    ):
+        told = world.refused(mary, "refused", **options)
+        assert sentence in told
+    assert "Traceback" not in world.log("hub")
+
+
+def test_a_workspace_that_does_not_come_up_is_told_of_with_its_last_lines(world: DockerWorld, mary: Browser) -> None:
+    told = world.refused(mary, "dying", image="dies")
+    assert "ended while it started, with status 7" in told
+    assert "Traceback: the settings in your home are broken" in told
+    told = world.refused(mary, "hanging", image="hangs")
+    assert "did not answer within 20 s" in told
+    assert "Still reading your settings" in told
+    told = world.refused(mary, "hogging", image="hogs", size="tiny")
+    assert "all the memory of its size" in told
+    until(lambda: world.containers_of("mary") == [world.name("mary")], "nothing is left of them")
+
+
+def test_a_taken_name_is_left_alone(world: DockerWorld, image: str, mary: Browser) -> None:
+    name = world.name("mary", "taken")
+    world.engine.run("create", "--name", name, image)
+    try:
+        told = world.refused(mary, "taken")
+        assert f"The name {name} is taken" in told
+        assert world.engine.run("inspect", "--format", "{{.State.Status}}", name).strip() == "created"
+    finally:
+        world.engine.run("rm", name)
+
+
+def test_a_volume_that_was_made_otherwise_is_refused(world: DockerWorld, admin: Browser) -> None:
+    person = world.join("vera", admin)
+    world.add_member(admin, "demo/digits", "vera", "editor")
+    volume = names.home(world.instance, "vera")
+    world.engine.run("volume", "create", "--label", f"org.elara.instance={world.instance}", volume)
+    told = world.refused(person)
+    assert f"The volume {volume} is there, but it is not this workspace's" in told
+    world.engine.run("volume", "rm", volume)
+    world.begin(person)
+    person.stop()
+
+
+def test_a_workspace_outlives_the_hub_and_is_found_again(world: DockerWorld, mary: Browser) -> None:
+    before = world.inspect("mary")["Id"]
+    world.stop("hub", signal.SIGKILL)
+    world.start_hub()
+    world.wait_for_hub()
+    until(mary.ready, "the hub knows the workspace again")
+    assert world.inspect("mary")["Id"] == before
+    assert world.containers_of("mary") == [world.name("mary")]
+
+
+def test_a_container_that_a_killed_hub_left_is_not_doubled(world: DockerWorld, mary: Browser) -> None:
+    """The hub was killed after the engine started the container, and before it wrote that down."""
+    name = world.name("mary", "second")
+    labels = {"instance": world.instance, "kind": "workspace", "user": "mary", "server": "second"}
+    given = [text for key, value in labels.items() for text in ("--label", f"org.elara.{key}={value}")]
+    image = world.images[0]["image"]
+    left = world.engine.run("run", "--detach", "--name", name, *given, image).strip()
+    world.begin(mary, "second")
+    assert world.inspect("mary", "second")["Id"] != left
+    assert sorted(world.containers_of("mary")) == sorted([world.name("mary"), name])
+    mary.stop("second")
+
+
+def test_a_killed_workspace_is_noticed_cleaned_up_and_starts_again(world: DockerWorld, mary: Browser) -> None:
+    token = dict(entry.split("=", 1) for entry in world.inspect("mary")["Config"]["Env"])["JUPYTERHUB_API_TOKEN"]
+    world.engine.run("kill", world.name("mary"))
+    until(lambda: not mary.api("GET", "/users/mary").json()["servers"], "the hub noticed")
+    headers = {"Authorization": f"token {token}"}
+    assert httpx.get(f"{world.url}/hub/api/user", headers=headers, trust_env=False).status_code == 403
+    until(lambda: world.name("mary") not in world.containers(), "what is left of it is removed")
+    world.begin(mary)
+
+
+def test_a_removed_member_is_refused_and_a_project_made_anew_inherits_nothing(
+    world: DockerWorld, admin: Browser
+) -> None:
+    person = world.join("paula", admin)
+    api = httpx.Client(
+        base_url=world.url + API_PREFIX,
+        headers={"Authorization": f"token {admin.token()}"},
+        trust_env=False,
+        timeout=60,
+    )
+    with api:
+
+        def made() -> None:
+            api.post("/teams/demo/projects", json={"slug": "letters"}).raise_for_status()
+            world.add_member(admin, "demo/letters", "paula", "editor")
+
+        made()
+        world.begin(person, project="demo/letters")
+        folder = "/home/elara/projects/demo/letters"
+        assert world.shell("paula", f"echo old > {folder}/file").returncode == 0
+        person.stop()
+        api.delete("/projects/demo/letters/members/paula").raise_for_status()
+        assert "You are" in world.refused(person, project="demo/letters")
+        api.delete("/projects/demo/letters").raise_for_status()
+        made()
+        world.begin(person, project="demo/letters")
+        assert world.shell("paula", f"ls {folder}").stdout == ""
+        person.stop()
+    volumes = world.engine.run("volume", "ls", "--quiet").split()
+    assert {names.project(world.instance, h) for h in ("demo--letters", "demo--letters-2")} <= set(volumes)
