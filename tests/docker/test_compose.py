@@ -69,7 +69,7 @@ def test_database_and_control_are_on_networks_without_workspaces(composed: dict[
             members.setdefault(network, set()).add(name)
     assert members["database"] == {"service", "postgres"}
     assert members["workspaces"] == {"proxy", "hub", "node"}
-    assert "node" not in members["control"] and "tls" not in members["control"]
+    assert "node" not in members["control"]
     for network in ("database", "control"):
         assert composed["networks"][network]["internal"] is True
 
