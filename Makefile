@@ -2,6 +2,7 @@
 #
 # PYTHON   the Python 3.11 to build with (default: the first python3.11, else python3, on the path)
 # IMAGES   which images `make images` builds and checks (default: all), for example: make images IMAGES="base pytorch"
+# TORCH    with conformance: a stock build of PyTorch from pip, for example TORCH=2.14.1
 # UP       further options of `elara up`, for example: make up UP="--port 8001 --emulate 1"
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -10,7 +11,7 @@ IMAGES ?=
 VENV := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up build images build-test test lint bench demo conformance clean
+.PHONY: help up build images build-test test lint bench demo conformance gpu-check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -41,11 +42,22 @@ images: build ## build the container images and check them from inside (needs Do
 	@$(VENV)/elara images build $(IMAGES)
 	@$(VENV)/elara images check $(IMAGES)
 
-conformance: build-test ## run PyTorch's own operator tests on a remote device
+ifdef TORCH
+STOCK := .venv-torch-$(TORCH)/bin/python
+conformance:
+	@"$(PYTHON)" setup/stock_torch.py "$(TORCH)"
+	@$(STOCK) -m tests.remoting.conformance --brief --output build/conformance-$(TORCH)
+	@exec $(STOCK) -m pytest -q tests/remoting/stock
+else
+conformance: build-test ## run PyTorch's own operator tests on a remote device (TORCH=2.14.1: with that stock build)
 	@exec $(VENV)/python -m tests.remoting.conformance
+endif
+
+gpu-check: ## on a GPU node: build the core for its PyTorch and run the remoting tests on the GPU (PYTHON=python3)
+	@exec "$(PYTHON)" -m tests.remoting.gpu
 
 clean: ## remove what was built (not elara-data, not the cache in ~/.cache/elara)
-	rm -rf .venv build remoting/build remoting/elara_remoting/_core/torch_* deploy/proxy/node_modules
+	rm -rf .venv .venv-torch-* build remoting/build remoting/elara_remoting/_core/torch_* deploy/proxy/node_modules
 	rm -rf extensions/jupyterlab-elara/node_modules extensions/jupyterlab-elara/lib
 	rm -rf extensions/jupyterlab-elara/jupyterlab_elara/labextension extensions/jupyterlab-elara/tsconfig.tsbuildinfo
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

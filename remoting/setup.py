@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -29,7 +30,7 @@ class BuildCore(build_ext):
         except ImportError as error:
             raise SystemExit(
                 "elara-remoting is compiled against the installed PyTorch, and there is none. "
-                "Install it first (pip install torch==2.13.*), then build with pip install --no-build-isolation."
+                "Install it first (pip install torch), then build with pip install --no-build-isolation."
             ) from error
         minor = "_".join(torch.__version__.split(".")[:2])
         base = ROOT if self.inplace or self.editable_mode else Path(self.build_lib).resolve()
@@ -77,5 +78,19 @@ def _put(product: Path, place: Path) -> None:
     temporary.replace(place)
 
 
+def requirements() -> list[str]:
+    """What the package needs; of PyTorch the minor version that is installed: its C++ interface changes with each."""
+    needed = ["click>=8.1", "rich>=13", "cryptography>=43", "httpx>=0.27", "websockets>=13", "psutil>=6"]
+    try:
+        minor = ".".join(metadata.version("torch").split(".")[:2])
+    except metadata.PackageNotFoundError:
+        return [*needed, "nvidia-ml-py>=13", "torch"]  # building says what is missing
+    return [*needed, "nvidia-ml-py>=13", f"torch=={minor}.*"]
+
+
 # The extension is named only so that setuptools runs build_ext and tags the wheel for this platform.
-setup(ext_modules=[Extension("elara_remoting._core", sources=[])], cmdclass={"build_ext": BuildCore})
+setup(
+    ext_modules=[Extension("elara_remoting._core", sources=[])],
+    cmdclass={"build_ext": BuildCore},
+    install_requires=requirements(),
+)

@@ -11,5 +11,6 @@ def serve(
     memory_bytes: int,
     emulated: bool,
     torch_threads: int = 0,
+    libraries: list[str] = ...,
 ) -> str: ...
 def operator_digest() -> bytes: ...

@@ -27,9 +27,40 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = bytes(range(32))
 LEASE = "00112233445566778899aabbccddeeff"
-MODEL = "emulated (CPU)"
+DEVICE = os.environ.get("ELARA_TEST_DEVICE", "cpu")
+"""Where device servers compute: "cpu" (emulated) or "cuda" (`--device cuda`)."""
+ON_CUDA = DEVICE == "cuda"
 _LEDGER_WORDS = 8 + 63 * 8
 _LEDGER_MAGIC = 0x4C45444745523031
+
+
+def _gpus() -> list[str]:
+    """The CUDA devices that device servers may use, by their numbers; they are hidden from the client's processes."""
+    return os.environ.get("ELARA_TEST_GPUS", "0").split(",")
+
+
+def _model() -> str:
+    if not ON_CUDA:
+        return "emulated (CPU)"
+    import pynvml
+
+    pynvml.nvmlInit()
+    name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))
+    return name if isinstance(name, str) else name.decode()
+
+
+MODEL = _model()
+
+
+def client_environment() -> dict[str, str]:
+    """What a client's process gets on top of this one's: no GPU of its own."""
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": ""} if ON_CUDA else dict(os.environ)
+
+
+def native_environment() -> dict[str, str]:
+    """What a process gets that computes without the client: on a GPU of this machine where there is one to compare."""
+    visible = {"CUDA_VISIBLE_DEVICES": ",".join(_gpus())} if ON_CUDA else {}
+    return {**os.environ, "ELARA_DISABLE": "1", **visible}
 
 
 def core_folder() -> Path:
@@ -64,7 +95,9 @@ class Ended:
 
 
 class DeviceServers:
-    """Emulated devices on Unix sockets (and, with `tls`, on TCP ports of 127.0.0.1), for the life of a `with` block.
+    """Devices, emulated unless `--device cuda` was given, for the life of a `with` block.
+
+    They listen on Unix sockets and, with `tls`, on TCP ports of 127.0.0.1.
 
     `folder` becomes the runtime folder: it gets the sockets, the log and the attachment file. `memory` is the cap of
     each device in bytes.
@@ -89,6 +122,8 @@ class DeviceServers:
             "ledgers": self.ledgers,
             "memory": self.memory,
             "torch_threads": self.torch_threads,
+            "device": DEVICE,
+            "model": MODEL,
             "log": str(self._log),
             "tls": self.tls,
         }
@@ -96,7 +131,11 @@ class DeviceServers:
             [sys.executable, __file__, json.dumps(config)],
             stdout=subprocess.PIPE,
             pass_fds=self.ledgers,
-            env={**os.environ, "ELARA_DISABLE": "1"},
+            env={
+                **os.environ,
+                "ELARA_DISABLE": "1",
+                **({"CUDA_VISIBLE_DEVICES": ",".join(_gpus())} if ON_CUDA else {}),
+            },
             start_new_session=True,
         )
         assert self._process.stdout is not None
@@ -126,8 +165,8 @@ class DeviceServers:
             lines += [
                 f"device {ordinal}",
                 f"model {MODEL}",
-                f"uuid EMULATED-{ordinal}",
-                "emulated 1",
+                f"uuid {'GPU' if ON_CUDA else 'EMULATED'}-{ordinal}",
+                f"emulated {0 if ON_CUDA else 1}",
                 "share 1000",
                 f"memory {self.memory}",
                 f"secret {SECRET.hex()}",
@@ -151,7 +190,7 @@ class DeviceServers:
     @property
     def environment(self) -> dict[str, str]:
         """What a process needs to find the attachment, on top of this one's environment."""
-        return {**os.environ, "ELARA_RUNTIME_DIR": str(self.folder)}
+        return {**client_environment(), "ELARA_RUNTIME_DIR": str(self.folder)}
 
     def ended(self) -> list[Ended]:
         """The sessions that have ended so far."""
@@ -220,7 +259,11 @@ def make_certificates(folder: Path) -> dict[str, str]:
 
 def _serve_forever(config: dict[str, Any]) -> None:
     """The process with torch imported: accepts, reads preambles, forks servers."""
+    sys.path.insert(0, str(ROOT / "remoting"))
+    from elara_remoting.node import operator_packages
+
     module = load_server_module()
+    libraries = operator_packages.load()
     listeners: dict[socket.socket, tuple[int, bool]] = {}
     ports = []
     for ordinal, path in enumerate(config["sockets"]):
@@ -243,7 +286,7 @@ def _serve_forever(config: dict[str, Any]) -> None:
             slots[ordinal] += 1
             if os.fork() == 0:
                 _die_with_parent()
-                _serve_connection(module, config, connection, ordinal, over_tls, slot)
+                _serve_connection(module, {**config, "libraries": libraries}, connection, ordinal, over_tls, slot)
             connection.close()
 
 
@@ -272,11 +315,12 @@ def _serve_connection(
             secret=SECRET,
             ledger_fd=config["ledgers"][ordinal],
             slot=slot,
-            device="cpu",
-            model=MODEL,
+            device=config["device"] if config["device"] == "cpu" else f"cuda:{ordinal % len(_gpus())}",
+            model=config["model"],
             memory_bytes=config["memory"],
-            emulated=True,
+            emulated=config["device"] == "cpu",
             torch_threads=config["torch_threads"],
+            libraries=config["libraries"],
         )
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"

@@ -2,6 +2,11 @@
 #include "server/server.h"
 
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
 
 #include "ops/op_lists.h"
 
@@ -9,9 +14,17 @@ namespace py = pybind11;
 
 namespace {
 
+// torch's caching allocator has the limit, but only its Python interface reaches it without CUDA's headers.
+void limit_cuda_memory(int index, uint64_t bytes) {
+  const py::gil_scoped_acquire gil;
+  const auto cuda = py::module_::import("torch.cuda");
+  const auto total = cuda.attr("get_device_properties")(index).attr("total_memory").cast<double>();
+  cuda.attr("set_per_process_memory_fraction")(std::min(1.0, static_cast<double>(bytes) / total), index);
+}
+
 std::string serve(int fd, const py::object& tls_cert, const py::object& tls_key, const py::bytes& secret, int ledger_fd,
                   int slot, const std::string& device, const std::string& model, uint64_t memory_bytes, bool emulated,
-                  int torch_threads) {
+                  int torch_threads, const std::vector<std::string>& libraries) {
   elara::server::ServeOptions options;
   options.fd = fd;
   if (!tls_cert.is_none()) options.tls_cert = py::cast<std::string>(tls_cert);
@@ -24,6 +37,8 @@ std::string serve(int fd, const py::object& tls_cert, const py::object& tls_key,
   options.memory_bytes = memory_bytes;
   options.emulated = emulated;
   options.torch_threads = torch_threads;
+  options.libraries = libraries;
+  options.limit_memory = &limit_cuda_memory;
   const py::gil_scoped_release no_gil;
   return elara::server::serve(options);
 }
@@ -35,17 +50,18 @@ PYBIND11_MODULE(_server, module) {
   module.def("serve", &serve, py::arg("fd"), py::kw_only(), py::arg("tls_cert") = py::none(),
              py::arg("tls_key") = py::none(), py::arg("secret"), py::arg("ledger_fd") = -1, py::arg("slot") = 0,
              py::arg("device") = "cpu", py::arg("model"), py::arg("memory_bytes"), py::arg("emulated"),
-             py::arg("torch_threads") = 0,
+             py::arg("torch_threads") = 0, py::arg("libraries") = std::vector<std::string>(),
              R"(Serve one session on a connected socket, after its preamble, and return why it ended.
 
 Takes over `fd` and blocks until the client leaves; other Python threads run meanwhile. `tls_cert` and `tls_key` are PEM
 (str or bytes), None for a local socket; `secret` is the lease's 32 bytes; `ledger_fd` stays the caller's, -1 for none;
-`device` is "cpu" or "cuda:N"; `memory_bytes` the lease's cap on it; `torch_threads` 0 leaves torch's choice.
+`device` is "cpu" or "cuda:N"; `memory_bytes` the lease's cap on it; `torch_threads` 0 leaves torch's choice;
+`libraries` are namespaces of other libraries' operators (["torchvision"]) that clients may use where they are loaded.
 A process serves one session: allocator, context flags and default generator are set for good.
 
 Raises:
     ValueError: the secret is not 32 bytes long.
-    RuntimeError: there is no such device, or the ledger is not one.)");
+    RuntimeError: the ledger is not one.)");
   module.def(
       "operator_digest",
       [] {

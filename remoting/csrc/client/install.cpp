@@ -9,6 +9,7 @@
 
 #include "client/attach/devices.h"
 #include "client/dispatch/execute.h"
+#include "client/dispatch/foreign.h"
 #include "client/dispatch/native.h"
 #include "client/takeover/attention.h"
 #include "client/takeover/context.h"
@@ -74,6 +75,8 @@ void install(const std::string& runtime_dir, int guards) {
     install_context();
     install_attention_choice();
     c10::SetAllocator(c10::kCUDA, device_allocator(-1));
+    Quiet quiet;  // as below
+    c10::WarningUtils::WarningHandlerGuard silence(&quiet);
     // Leaked: a library that is destroyed takes its kernels away.
     static auto* fallback = new torch::Library(torch::Library::IMPL, "_", c10::DispatchKey::CUDA, __FILE__, __LINE__);
     fallback->fallback(torch::CppFunction::makeFromBoxedFunction<&forward_unlisted>());
@@ -81,6 +84,7 @@ void install(const std::string& runtime_dir, int guards) {
     register_factories(*library);
     register_copies(*library);
     register_declined(*library);
+    watch_foreign_operators();
   });
 }
 

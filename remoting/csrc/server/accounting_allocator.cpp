@@ -146,14 +146,17 @@ class AccountingAllocator final : public c10::Allocator {
 }  // namespace
 
 std::string out_of_memory_sentence(const Ledger& ledger, uint64_t bytes, const std::string& device_name) {
+  // "CUDA out of memory." is what libraries that retry with a smaller batch look for.
+  return "CUDA out of memory. Tried to allocate " + in_units(bytes) + "." + memory_situation(ledger, device_name);
+}
+
+std::string memory_situation(const Ledger& ledger, const std::string& device_name) {
   const uint64_t cap = ledger.cap();
   const uint64_t used = ledger.used_by_lease();
   const uint64_t mine = ledger.used_by_session();
   const uint64_t others = used > mine ? used - mine : 0;
-  // "CUDA out of memory." is what libraries that retry with a smaller batch look for.
-  std::string text = "CUDA out of memory. Tried to allocate " + in_units(bytes) + ". This lease may use " +
-                     in_units(cap) + " of " + device_name + ", of which " + in_units(cap > used ? cap - used : 0) +
-                     " is free: this process holds " + in_units(mine);
+  std::string text = " This lease may use " + in_units(cap) + " of " + device_name + ", of which " +
+                     in_units(cap > used ? cap - used : 0) + " is free: this process holds " + in_units(mine);
   text += others != 0 ? " and other processes of the lease hold " + in_units(others) + "." : ".";
   return text;
 }

@@ -15,5 +15,7 @@ void charge_cpu_memory_to(Ledger& ledger, const std::string& device_name);
 
 // The sentence for an allocation of `bytes` that the ledger refused.
 std::string out_of_memory_sentence(const Ledger& ledger, uint64_t bytes, const std::string& device_name);
+// Its second half, with a blank in front: the cap, what is free of it, and who holds the rest.
+std::string memory_situation(const Ledger& ledger, const std::string& device_name);
 
 }  // namespace elara::server

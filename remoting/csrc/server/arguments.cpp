@@ -268,7 +268,7 @@ uint64_t Output::new_storages() const {
   return count;
 }
 
-at::Tensor make_tensor(const TensorSpec& spec, const c10::Storage& storage, int64_t offset, c10::Device device) {
+at::Tensor make_tensor(const TensorSpec& spec, const c10::Storage& storage, int64_t offset) {
   const uint64_t item = spec.item_bytes();
   const uint64_t size = storage.nbytes();
   const bool within =
@@ -278,7 +278,7 @@ at::Tensor make_tensor(const TensorSpec& spec, const c10::Storage& storage, int6
     throw ProtocolError("a tensor that needs " + std::to_string(spec.extent) + " bytes at element " +
                         std::to_string(offset) + " is outside of its storage of " + std::to_string(size) + " bytes");
   }
-  const auto backend = device.is_cpu() ? c10::DispatchKey::CPU : c10::DispatchKey::CUDA;
+  const auto backend = storage.device().is_cpu() ? c10::DispatchKey::CPU : c10::DispatchKey::CUDA;
   at::Tensor made = at::detail::make_tensor<c10::TensorImpl>(c10::Storage(storage), c10::DispatchKeySet(backend),
                                                              c10::scalarTypeToTypeMeta(spec.dtype));
   c10::TensorImpl* impl = made.unsafeGetTensorImpl();
@@ -295,7 +295,7 @@ at::Tensor ArgumentReader::tensor(const Argument& argument, wire::Reader& variab
   if (argument.tag == Tag::kTensor) {
     const auto id = variables.get<uint64_t>();
     const auto offset = variables.get<int64_t>();
-    return make_tensor(argument.tensor, storages_.get(id), offset, device_);
+    return make_tensor(argument.tensor, storages_.get(id), offset);
   }
   if (argument.tag == Tag::kCpuScalar) return cpu_scalar(argument.tensor, variables.bytes(16));
   return at::Tensor();

@@ -58,7 +58,7 @@ struct Output {
 
 // Makes a tensor of `spec` at `offset` (in elements) of `storage`, after checking that it lies within; throws
 // wire::ProtocolError.
-at::Tensor make_tensor(const TensorSpec& spec, const c10::Storage& storage, int64_t offset, c10::Device device);
+at::Tensor make_tensor(const TensorSpec& spec, const c10::Storage& storage, int64_t offset);
 
 // Turns arguments and a call's variables into the values that torch's boxed kernels take.
 class ArgumentReader {

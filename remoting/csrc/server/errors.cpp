@@ -2,7 +2,11 @@
 
 #include <c10/util/Exception.h>
 
+#include <algorithm>
+#include <array>
 #include <new>
+
+#include "net/stream.h"
 
 namespace elara::server {
 
@@ -15,6 +19,24 @@ std::string without_backends(std::string message) {
   return message;
 }
 
+// CUDA's own text goes on to tell about the whole device, and what other processes hold of it.
+std::string in_the_lease(std::string message, const std::function<std::string()>& situation) {
+  const size_t device = message.find(" GPU ");
+  if (device == std::string::npos || !message.starts_with("CUDA out of memory.")) return message;
+  message.resize(device);
+  return message + situation();
+}
+
+// After these a process's CUDA context takes no more work, whatever it is asked: launch failures, a device-side assert,
+// illegal addresses and instructions, and a device that has gone.
+bool ends_the_context(int32_t code) {
+  constexpr std::array<int32_t, 14> kSticky = {46, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719};
+  return std::find(kSticky.begin(), kSticky.end(), code) != kSticky.end();
+}
+
+// Without the advice on environment variables of a process that is not the user's.
+std::string first_line(const std::string& message) { return message.substr(0, message.find('\n')); }
+
 }  // namespace
 
 void ErrorSlot::keep_current(uint64_t number, const std::string& name) {
@@ -24,12 +46,14 @@ void ErrorSlot::keep_current(uint64_t number, const std::string& name) {
     throw;
   } catch (const wire::ProtocolError&) {
     throw;
+  } catch (const net::ConnectionLost&) {
+    throw;
   } catch (const WorkError& error) {
     kind = error.kind();
     message = error.what();
   } catch (const c10::OutOfMemoryError& error) {
     kind = wire::ErrorKind::kOutOfMemory;
-    message = error.what_without_backtrace();
+    message = in_the_lease(error.what_without_backtrace(), situation_);
   } catch (const c10::IndexError& error) {
     kind = wire::ErrorKind::kIndex;
     message = error.what_without_backtrace();
@@ -45,6 +69,9 @@ void ErrorSlot::keep_current(uint64_t number, const std::string& name) {
   } catch (const c10::LinAlgError& error) {
     kind = wire::ErrorKind::kLinAlg;
     message = error.what_without_backtrace();
+  } catch (const c10::AcceleratorError& error) {
+    message = first_line(error.what_without_backtrace());
+    if (ends_the_context(error.get_error_code())) device_lost_ = true;
   } catch (const c10::Error& error) {
     message = error.what_without_backtrace();
   } catch (const std::bad_alloc&) {

@@ -38,6 +38,14 @@ void put_shape(const at::Tensor& tensor, wire::Writer& reply) {
   reply.array(tensor.strides().data(), tensor.strides().size());
 }
 
+std::string library_of(const Operator& op) { return op.name.substr(0, op.name.find("::")); }
+
+std::string refusal(const Operator& op) {
+  if (!op.foreign) return "a device server does not run this operator";
+  return "the device's node does not have this operator of the library " + library_of(op) +
+         "; call it with tensors on the CPU (.cpu()), or ask an administrator to install the library on the node";
+}
+
 void check_plain(const at::Tensor& tensor) {
   if (tensor.layout() != c10::kStrided || !tensor.has_storage()) {
     throw WorkError(wire::ErrorKind::kNotImplemented,
@@ -61,8 +69,10 @@ Executor::Executor(Device& device, StorageTable& storages, Generators& generator
 
 void Executor::run(const Call& call, wire::Reader& variables) {
   ++executed_;
-  if (!call.op->handle) {
-    throw WorkError(wire::ErrorKind::kRefused, "a device server does not run this operator");
+  if (!call.op->handle) throw WorkError(wire::ErrorKind::kRefused, refusal(*call.op));
+  if (call.other_version) {
+    throw WorkError(wire::ErrorKind::kRefused, "the device's node has another version of the library " +
+                                                   library_of(*call.op) + ", in which it takes other arguments");
   }
   call_ = &call;
   stack_.clear();
@@ -121,10 +131,17 @@ void Executor::bind(const Output& expected, const c10::IValue& value, uint64_t& 
   }
 }
 
-void Executor::bind_new(const Output& expected, const at::Tensor& made, uint64_t id) {
+at::Tensor Executor::on_device(const at::Tensor& made) const {
+  // CUDA's kernels leave some numbers on the host, such as the seed of an attention's dropout, and its gradient reads
+  // them there. A larger result belongs where the client takes it to be.
+  return made.device() == device_.device() || made.dim() == 0 ? made : made.to(device_.device());
+}
+
+void Executor::bind_new(const Output& expected, const at::Tensor& result, uint64_t id) {
   const TensorSpec& spec = expected.tensor;
-  if (!made.defined()) throw std::runtime_error("one of its results is undefined, where a tensor was expected");
-  check_plain(made);
+  if (!result.defined()) throw std::runtime_error("one of its results is undefined, where a tensor was expected");
+  check_plain(result);
+  const at::Tensor made = on_device(result);
   if (made.sizes() != at::IntArrayRef(spec.sizes) || made.scalar_type() != spec.dtype) {
     std::ostringstream text;
     text << "its result is " << made.scalar_type() << made.sizes() << ", where " << spec.dtype
@@ -237,6 +254,7 @@ void Executor::describe_tensor(at::Tensor made, uint64_t& id, wire::Writer& repl
     }
     return;
   }
+  made = on_device(made);
   if (made.storage_offset() != 0 || made.storage().use_count() != 1) {
     const bool dense = made.is_non_overlapping_and_dense();
     made = dense ? copy_as(made, made.sizes(), made.strides(), flags_of(made)) : made.contiguous().clone();

@@ -30,7 +30,8 @@ class Executor {
   // Fills stack_ with the arguments, runs the operator, and leaves the outputs there.
   void run(const Call& call, wire::Reader& variables);
   void bind(const Output& expected, const c10::IValue& value, uint64_t& id);
-  void bind_new(const Output& expected, const at::Tensor& made, uint64_t id);
+  void bind_new(const Output& expected, const at::Tensor& result, uint64_t id);
+  at::Tensor on_device(const at::Tensor& made) const;
   void check_argument(const Output& expected, const at::Tensor& made) const;
   // Whether `made`, being argument `number` itself, still has the shape it was passed with.
   bool shape_unchanged(size_t number, const at::Tensor& made) const;

@@ -1,5 +1,6 @@
 #include "server/operators.h"
 
+#include <algorithm>
 #include <string_view>
 #include <unordered_set>
 
@@ -60,6 +61,18 @@ void Call::parse_arguments(wire::Reader& in) {
   for (uint32_t i = 0; i < count; ++i) arguments.push_back(Argument::parse(in));
   if (!op->handle) return;
   const auto& parameters = op->handle->schema().arguments();
+  // torch's schemas were compared at the opening; another library's may well be of another version.
+  const auto fits = [&] {
+    if (parameters.size() != arguments.size()) return false;
+    for (size_t i = 0; i < arguments.size(); ++i) {
+      if (!arguments[i].fits(*parameters[i].type())) return false;
+    }
+    return true;
+  };
+  if (op->foreign) {
+    other_version = !fits();
+    return;
+  }
   if (parameters.size() != arguments.size()) {
     throw ProtocolError(op->name + " takes " + std::to_string(parameters.size()) + " arguments, not " +
                         std::to_string(arguments.size()));
@@ -81,9 +94,18 @@ void OperatorTable::define_operator(wire::Reader& in) {
   if (entry) throw ProtocolError("operator " + std::to_string(number) + " is defined twice");
   entry = std::make_unique<Operator>();
   entry->name = overload.empty() ? name : name + "." + overload;
-  if (allow_list().contains(entry->name)) {
-    entry->handle = c10::Dispatcher::singleton().findSchema({name, overload});
-  }
+  entry->foreign = !name.starts_with("aten::");
+  entry->handle = find(name, overload);
+}
+
+std::optional<c10::OperatorHandle> OperatorTable::find(const std::string& name, const std::string& overload) const {
+  const std::string whole = overload.empty() ? name : name + "." + overload;
+  if (allow_list().contains(whole)) return c10::Dispatcher::singleton().findSchema({name, overload});
+  const std::string space = name.substr(0, name.find("::"));
+  if (std::find(libraries_.begin(), libraries_.end(), space) == libraries_.end()) return std::nullopt;
+  const auto found = c10::Dispatcher::singleton().findSchema({name, overload});
+  // Only what computes on tensors of the device: a library may have operators that read files, too.
+  return found && found->hasKernelForDispatchKey(key_) ? found : std::nullopt;
 }
 
 void OperatorTable::define_template(wire::Reader& in) {

@@ -18,12 +18,15 @@ struct Operator {
   std::string name;  // "aten::add.Tensor"
   // Empty for one that this server does not run: using it is an error of that call, not of the session.
   std::optional<c10::OperatorHandle> handle;
+  bool foreign = false;  // of another library than torch
 };
 
 // A call with everything that does not change from one execution to the next.
 struct Call {
   const Operator* op = nullptr;
   std::vector<Argument> arguments;
+  // The client's and the server's versions of another library differ in this operator.
+  bool other_version = false;
 
   // u32 count, count x argument. Throws wire::ProtocolError when they do not fit the operator's schema.
   void parse_arguments(wire::Reader& in);
@@ -36,6 +39,10 @@ struct Template : Call {
 
 class OperatorTable {
  public:
+  // `libraries`: namespaces of operators besides torch's that may be named; they need a kernel at `key`.
+  OperatorTable(std::vector<std::string> libraries, c10::DispatchKey key)
+      : libraries_(std::move(libraries)), key_(key) {}
+
   // u32 op, str name, str overload
   void define_operator(wire::Reader& in);
   // u32 template, u32 op, arguments, outputs
@@ -49,6 +56,10 @@ class OperatorTable {
   size_t templates() const { return template_count_; }
 
  private:
+  std::optional<c10::OperatorHandle> find(const std::string& name, const std::string& overload) const;
+
+  std::vector<std::string> libraries_;
+  c10::DispatchKey key_;
   std::vector<std::unique_ptr<Operator>> operators_;
   std::vector<std::unique_ptr<Template>> templates_;
   size_t template_count_ = 0;

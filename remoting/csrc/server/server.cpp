@@ -26,6 +26,7 @@ namespace {
 using wire::MessageType;
 
 constexpr std::chrono::seconds kHandshakeTime{10};
+constexpr std::chrono::seconds kDeviceTime{60};  // to open it and tell the client
 constexpr uint32_t kLongestHello = 4096;
 
 // A client whose opening was not accepted: `what()` goes to the client, `log()` to the log.
@@ -119,18 +120,58 @@ std::unique_ptr<net::Stream> open_stream(const ServeOptions& options, net::Clock
   return net::TlsStream::accept(options.fd, "the client", options.tls_cert, options.tls_key, deadline);
 }
 
-std::string converse(net::Stream& stream, const ServeOptions& options, Ledger& ledger, Device& device) {
+// The node has no such device, or its driver does not work.
+class NoDevice : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
+// Never destroyed: blocks may be freed until the process ends, and nothing can be after the device was lost.
+Device& open_for(const ServeOptions& options, Ledger& ledger) try {
+  Device* device = open_device(options.device).release();
+  if (device->device().is_cpu()) {
+    charge_cpu_memory_to(ledger, options.model);
+    emulated::register_kernels();
+  } else if (options.limit_memory) {
+    options.limit_memory(device->device().index(), options.memory_bytes);
+  }
+  return *device;
+} catch (const c10::Error& error) {
+  throw NoDevice(first_line(error.what_without_backtrace()));
+} catch (const std::exception& error) {
+  throw NoDevice(first_line(error.what()));
+}
+
+std::string converse(net::Stream& stream, const ServeOptions& options, Ledger& ledger) {
   try {
     MessageInput input(stream);
     check_hello(input, options);
+    // Only now: a CUDA context takes a second and some hundred MiB of the device, which is not for strangers.
+    stream.set_deadline(net::Clock::now() + kDeviceTime);
+    Device& device = open_for(options, ledger);
     answer_hello(stream, options, ledger);
     stream.set_deadline(std::nullopt);
-    Session session(stream, input, device, ledger);
-    session.run();
+    auto session = std::make_unique<Session>(stream, input, device, ledger, options);
+    try {
+      session->run();
+    } catch (const DeviceLost& lost) {
+      // Freeing what lies on the device would fail as everything does there now; the process ends with its session.
+      session->forfeit();
+      (void)session.release();
+      send_fatal(stream, std::string("The device server ended the session after ") + lost.what() +
+                             ". What was on the GPU is gone: detach, attach again, and load it from a checkpoint.");
+      return std::string("device lost: ") + lost.what();
+    }
     return "goodbye";
   } catch (const Refused& refused) {
     send_fatal(stream, refused.what());
     return refused.log();
+  } catch (const NoDevice& error) {
+    send_fatal(stream, std::string("The device's node cannot use it (") + error.what() +
+                           "). Detach and attach again; if it goes on, tell an administrator.");
+    return std::string("no device: ") + error.what();
   } catch (const wire::ProtocolError& error) {
     send_fatal(stream, std::string("The device server ended the session, because the client broke the protocol: ") +
                            error.what() + ".");
@@ -151,17 +192,11 @@ std::string serve(const ServeOptions& options) {
 
   // Never destroyed: blocks may be freed, and so accounted for, until the process ends.
   auto* ledger = new Ledger(options.ledger_fd, options.slot, options.memory_bytes);
-  const std::unique_ptr<Device> device = open_device(options.device);
-  if (device->device().is_cpu()) {
-    charge_cpu_memory_to(*ledger, options.model);
-    emulated::register_kernels();
-  }
-
   const auto deadline = net::Clock::now() + kHandshakeTime;
   try {
     const std::unique_ptr<net::Stream> stream = open_stream(options, deadline);
     stream->set_deadline(deadline);
-    return converse(*stream, options, *ledger, *device);
+    return converse(*stream, options, *ledger);
   } catch (const net::ConnectionLost& lost) {
     return std::string("connection lost: ") + lost.what();
   }

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
+#include <vector>
 
 #include "wire/export.h"
 
@@ -20,11 +22,16 @@ struct ServeOptions {
   uint64_t memory_bytes = 0;  // the lease's cap on this device
   bool emulated = false;      // computes on the node's CPU in place of a GPU
   int torch_threads = 0;      // 0 leaves torch's own choice
+  // Namespaces of operators of other libraries that clients may use: "torchvision". Of each, those operators that have
+  // a kernel for the device.
+  std::vector<std::string> libraries;
+  // Keeps this process from taking more than so many bytes of CUDA device `index`, temporaries and caches included.
+  std::function<void(int index, uint64_t bytes)> limit_memory;
 };
 
 // Serves until the client leaves, breaks the protocol or is lost; returns why, as a phrase for the log without secrets.
 // Changes process-wide settings (CPU allocator, context flags, default generator): a process serves one session.
-// Throws std::exception only on options that cannot work.
+// Throws std::exception only on options that cannot work: a secret of another length, a ledger that is none.
 ELARA_API std::string serve(const ServeOptions& options);
 
 }  // namespace elara::server

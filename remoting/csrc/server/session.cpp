@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "server/accounting_allocator.h"
 #include "server/context_flags.h"
 
 namespace elara::server {
@@ -10,14 +11,16 @@ namespace elara::server {
 using wire::MessageType;
 using wire::ProtocolError;
 
-Session::Session(net::Stream& stream, MessageInput& input, Device& device, Ledger& ledger)
+Session::Session(net::Stream& stream, MessageInput& input, Device& device, Ledger& ledger, const ServeOptions& options)
     : stream_(stream),
       input_(input),
       device_(device),
       ledger_(ledger),
+      errors_([&ledger, model = options.model] { return memory_situation(ledger, model); }),
       // On the CPU every block is charged as it is allocated.
-      storages_(device, device.device().is_cpu() ? nullptr : &ledger),
+      storages_(device, device.device().is_cpu() ? nullptr : &ledger, options.model),
       generators_(device.device()),
+      operators_(options.libraries, device.device().is_cpu() ? c10::DispatchKey::CPU : c10::DispatchKey::CUDA),
       executor_(device, storages_, generators_, errors_),
       busy_since_(net::Clock::now()) {}
 
@@ -28,6 +31,8 @@ void Session::run() {
     const wire::Header header = input_.header();
     if (waits) busy_since_ = net::Clock::now();
     dispatch(header);
+    // Once the client knows of the error.
+    if (errors_.device_lost() && !errors_.pending()) throw DeviceLost("a CUDA error that ends all work on the device");
   }
   note_activity();
 }
@@ -38,6 +43,7 @@ void Session::note_activity() {
   ledger_.note_activity(executor_.executed() - executed_noted_, static_cast<uint64_t>(busy));
   executed_noted_ = executor_.executed();
   busy_since_ = now;
+  storages_.settle();
 }
 
 void Session::send() {
@@ -67,6 +73,11 @@ template <class Fill>
 void Session::answer(const char* name, Fill fill) {
   // Everything before the request has run by now; on a GPU its errors show when the stream is through.
   attempt(name, [&] { device_.synchronize(); });
+  answer_at_once(name, fill);
+}
+
+template <class Fill>
+void Session::answer_at_once(const char* name, Fill fill) {
   if (answer_pending_error()) return;
   const size_t place = out_.begin(MessageType::kReply);
   if (!attempt(name, fill)) {
@@ -152,6 +163,7 @@ void Session::dispatch(const wire::Header& header) {
     }
     case MessageType::kResetPeak:
       ledger_.reset_session_peak();
+      device_.reset_peak();
       break;
     case MessageType::kGeneratorSeed: {
       const auto number = in.get<uint64_t>();
@@ -176,8 +188,7 @@ void Session::dispatch(const wire::Header& header) {
     case MessageType::kEventRecord: {
       const auto event = in.get<uint64_t>();
       (void)in.get<uint64_t>();  // the stream: everything runs in one
-      attempt("event", [&] { device_.synchronize(); });
-      events_.record(event);
+      attempt("event", [&] { events_.record(event, device_); });
       break;
     }
     case MessageType::kEventWait:
@@ -193,11 +204,11 @@ void Session::dispatch(const wire::Header& header) {
     case MessageType::kEventFree:
       events_.erase(in.get<uint64_t>());
       break;
-    case MessageType::kEventQuery:
-      (void)in.get<uint64_t>();
-      // Messages are acted on in order: whatever was recorded before this one is through.
-      answer("event", [&] { out_.put<uint8_t>(1); });
+    case MessageType::kEventQuery: {
+      const auto event = in.get<uint64_t>();
+      answer_at_once("event", [&] { out_.put<uint8_t>(events_.reached(event) ? 1 : 0); });
       break;
+    }
     case MessageType::kGoodbye:
       goodbye_ = true;
       break;
@@ -220,14 +231,15 @@ void Session::write_storage(uint32_t length) {
     return;
   }
   StorageTable::check_range(*storage, offset, bytes);
-  if (char* memory = device_.host_pointer(*storage)) {
-    input_.bytes_into(memory + offset, bytes);
-    return;
-  }
-  if (bytes == 0) return;
-  staging_.resize(std::max<size_t>(staging_.size(), bytes));
-  input_.bytes_into(staging_.data(), bytes);
-  attempt("copy_ (to the device)", [&] { device_.upload(*storage, offset, staging_.data(), bytes); });
+  uint32_t taken = 0;
+  attempt("copy_ (to the device)", [&] {
+    device_.upload(*storage, offset, bytes, [&](char* to, uint64_t piece) {
+      input_.bytes_into(to, piece);
+      taken += static_cast<uint32_t>(piece);
+    });
+  });
+  // What a device that failed did not take is part of the message all the same.
+  if (taken < bytes) input_.bytes_into(nullptr, bytes - taken);
 }
 
 void Session::read_storage(wire::Reader& in) {
@@ -242,23 +254,20 @@ void Session::read_storage(wire::Reader& in) {
   if (storage != nullptr) StorageTable::check_range(*storage, offset, bytes);
   if (answer_pending_error()) return;
 
-  const char* memory = device_.host_pointer(*storage);
+  if (bytes == 0) send_data(nullptr, 0);
+  const bool sent = attempt("copy_ (from the device)", [&] {
+    device_.download(*storage, offset, bytes, [&](const char* from, uint64_t piece) { send_data(from, piece); });
+  });
+  if (!sent) answer_pending_error();
+}
+
+void Session::send_data(const char* from, uint64_t bytes) {
   uint64_t done = 0;
   do {
     const uint64_t piece = std::min<uint64_t>(bytes - done, wire::kChunkBytes);
-    const char* from = memory + offset + done;
-    if (memory == nullptr && piece != 0) {
-      staging_.resize(std::max<size_t>(staging_.size(), piece));
-      if (!attempt("copy_ (from the device)",
-                   [&] { device_.download(staging_.data(), *storage, offset + done, piece); })) {
-        answer_pending_error();
-        return;
-      }
-      from = staging_.data();
-    }
     const size_t place = out_.begin(MessageType::kData);
     out_.end(place, piece);
-    const iovec pieces[] = {{out_.data(), out_.size()}, {const_cast<char*>(from), piece}};
+    const iovec pieces[] = {{out_.data(), out_.size()}, {const_cast<char*>(from + done), piece}};
     stream_.write_all(pieces);
     out_.clear();
     done += piece;
@@ -268,7 +277,7 @@ void Session::read_storage(wire::Reader& in) {
 void Session::answer_stats() {
   answer("memory_stats", [&] {
     out_.put<uint64_t>(ledger_.used_by_session());
-    out_.put<uint64_t>(ledger_.session_peak());
+    out_.put<uint64_t>(std::max(ledger_.session_peak(), device_.peak_bytes()));
     out_.put<uint64_t>(ledger_.used_by_lease());
     out_.put<uint64_t>(ledger_.cap());
     out_.put<uint64_t>(executor_.executed());

@@ -13,14 +13,17 @@
 #include "server/ledger.h"
 #include "server/message_input.h"
 #include "server/operators.h"
+#include "server/server.h"
 #include "server/storages.h"
 
 namespace elara::server {
 
 class Session {
  public:
-  Session(net::Stream& stream, MessageInput& input, Device& device, Ledger& ledger);
+  Session(net::Stream& stream, MessageInput& input, Device& device, Ledger& ledger, const ServeOptions& options);
 
+  // Gives back what is charged to the lease, where the session cannot be destroyed because its device is lost.
+  void forfeit() noexcept { storages_.forfeit(); }
   // Returns when the client said goodbye; throws net::ConnectionLost, wire::ProtocolError.
   void run();
 
@@ -28,10 +31,14 @@ class Session {
   void dispatch(const wire::Header& header);
   void write_storage(uint32_t length);
   void read_storage(wire::Reader& in);
+  void send_data(const char* from, uint64_t bytes);
   void answer_stats();
   // Answers a request with what `fill(out)` appends, or with the pending error.
   template <class Fill>
   void answer(const char* name, Fill fill);
+  // The same without waiting for the device.
+  template <class Fill>
+  void answer_at_once(const char* name, Fill fill);
   // Does what may fail as work does; a failure goes to the error slot.
   template <class Work>
   bool attempt(const char* name, Work work);
@@ -50,7 +57,6 @@ class Session {
   OperatorTable operators_;
   Executor executor_;
   wire::Writer out_;
-  std::string staging_;  // contents on their way to or from a device that the host cannot reach
   bool goodbye_ = false;
   net::Clock::time_point busy_since_;
   uint64_t executed_noted_ = 0;

@@ -16,18 +16,39 @@ constexpr size_t kMostStorages = 16u << 20;
 
 }  // namespace
 
-StorageTable::~StorageTable() {
-  if (ledger_ == nullptr) return;
-  for (const auto& [id, entry] : entries_) ledger_->release(entry.charged);
+StorageTable::~StorageTable() { forfeit(); }
+
+void StorageTable::forfeit() noexcept {
+  if (ledger_ != nullptr) ledger_->release(charged_ + workspaces_);
+  charged_ = workspaces_ = 0;
+}
+
+void StorageTable::charge(uint64_t bytes) {
+  if (!ledger_->reserve(bytes)) {
+    throw WorkError(wire::ErrorKind::kOutOfMemory, out_of_memory_sentence(*ledger_, bytes, model_));
+  }
+  charged_ += bytes;
+}
+
+void StorageTable::settle() {
+  const uint64_t allocated = ledger_ != nullptr ? device_.allocated_bytes() : 0;
+  const uint64_t workspaces = allocated > charged_ ? allocated - charged_ : 0;
+  // They are there already, so past the cap there is nothing to refuse; the next tensor will be.
+  if (workspaces > workspaces_ && !ledger_->reserve(workspaces - workspaces_)) return;
+  if (workspaces < workspaces_) ledger_->release(workspaces_ - workspaces);
+  workspaces_ = workspaces;
+}
+
+void StorageTable::uncharge(Entry& entry) {
+  if (entry.charged != 0) ledger_->release(entry.charged);
+  charged_ -= entry.charged;
+  entry.charged = 0;
 }
 
 void StorageTable::put(Entry& entry, c10::Storage storage) {
   const uint64_t bytes = ledger_ != nullptr && storage ? storage.nbytes() : 0;
-  if (bytes != 0 && !ledger_->reserve(bytes)) {
-    throw WorkError(wire::ErrorKind::kOutOfMemory,
-                    out_of_memory_sentence(*ledger_, bytes, "device " + device_.device().str()));
-  }
-  if (entry.charged != 0) ledger_->release(entry.charged);
+  if (bytes != 0) charge(bytes);
+  uncharge(entry);
   entry.charged = bytes;
   entry.storage = std::move(storage);
 }
@@ -57,21 +78,29 @@ c10::Storage& StorageTable::get(uint64_t id) {
 void StorageTable::erase(uint64_t id) {
   const auto found = entries_.find(id);
   if (found == entries_.end()) return;
-  if (found->second.charged != 0) ledger_->release(found->second.charged);
+  uncharge(found->second);
   entries_.erase(found);
+}
+
+c10::Storage StorageTable::fresh(uint64_t bytes) {
+  // The lease's cap is asked first: its sentence says more than that of the device's allocator.
+  if (ledger_ != nullptr && bytes > ledger_->cap() - std::min(ledger_->cap(), ledger_->used_by_lease())) {
+    throw WorkError(wire::ErrorKind::kOutOfMemory, out_of_memory_sentence(*ledger_, bytes, model_));
+  }
+  return device_.allocate(bytes);
 }
 
 void StorageTable::allocate(uint64_t id, uint64_t bytes) {
   if (entries_.contains(id)) throw wire::ProtocolError("storage " + std::to_string(id) + " is already in use");
-  bind(id, device_.allocate(bytes));
+  bind(id, fresh(bytes));
 }
 
 void StorageTable::resize(uint64_t id, uint64_t bytes) {
   c10::Storage& storage = get(id);
   if (storage.nbytes() == bytes) return;
-  c10::Storage fresh = device_.allocate(bytes);
-  device_.copy(fresh, storage, std::min<uint64_t>(bytes, storage.nbytes()));
-  put(entries_.find(id)->second, std::move(fresh));
+  c10::Storage larger = fresh(bytes);
+  device_.copy(larger, storage, std::min<uint64_t>(bytes, storage.nbytes()));
+  put(entries_.find(id)->second, std::move(larger));
 }
 
 void StorageTable::check_range(const c10::Storage& storage, uint64_t offset, uint64_t bytes) {

@@ -4,6 +4,7 @@
 #include <c10/core/Storage.h>
 
 #include <cstdint>
+#include <string>
 #include <unordered_map>
 
 #include "server/device.h"
@@ -14,7 +15,8 @@ namespace elara::server {
 class StorageTable {
  public:
   // `ledger` is charged for what the table holds; nullptr when the device's allocator charges every block by itself.
-  StorageTable(Device& device, Ledger* ledger) : device_(device), ledger_(ledger) {}
+  StorageTable(Device& device, Ledger* ledger, std::string model)
+      : device_(device), ledger_(ledger), model_(std::move(model)) {}
   ~StorageTable();
   StorageTable(const StorageTable&) = delete;
   StorageTable& operator=(const StorageTable&) = delete;
@@ -32,6 +34,10 @@ class StorageTable {
   void allocate(uint64_t id, uint64_t bytes);
   // Keeps the contents up to the smaller size.
   void resize(uint64_t id, uint64_t bytes);
+  // Gives back what is charged and nothing else: for a device that is lost, on which nothing can be freed.
+  void forfeit() noexcept;
+  // Charges what the device's allocator holds besides the storages: workspaces that libraries keep.
+  void settle();
   // Checks that [offset, offset + bytes) lies in the storage; throws wire::ProtocolError.
   static void check_range(const c10::Storage& storage, uint64_t offset, uint64_t bytes);
 
@@ -41,11 +47,20 @@ class StorageTable {
     uint64_t charged = 0;
   };
 
+  // A storage that the cap has room for at this moment.
+  c10::Storage fresh(uint64_t bytes);
   // Takes what the storage needs off the ledger, before it replaces what `entry` holds.
   void put(Entry& entry, c10::Storage storage);
+  void uncharge(Entry& entry);
 
   Device& device_;
+  // Takes `bytes` off the ledger; throws WorkError past the cap.
+  void charge(uint64_t bytes);
+
   Ledger* ledger_;
+  std::string model_;
+  uint64_t charged_ = 0;     // for storages
+  uint64_t workspaces_ = 0;  // charged besides
   std::unordered_map<uint64_t, Entry> entries_;
 };
 

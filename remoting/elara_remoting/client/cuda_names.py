@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -174,3 +175,12 @@ def install() -> None:
         if not hasattr(torch._C, name):
             setattr(torch._C, name, refusing(CUDA_GRAPHS))
     torch._C._has_cuda = True
+    _rebind({*PROVIDED, *_REFUSED})
+
+
+def _rebind(names: set[str]) -> None:
+    """Replace what modules of PyTorch took by name out of `torch._C` when they were imported, in a CUDA build."""
+    for key, module in list(sys.modules.items()):
+        if key.startswith("torch.") and module is not torch._C:
+            for name in vars(module).keys() & names:
+                setattr(module, name, getattr(torch._C, name))

@@ -31,7 +31,7 @@ _PAUSES = (0.05, 0.5, 0.0)
 """After each try to start a device server that failed."""
 _MAX_BACK_OFF = 30.0
 _KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "TZ")
-_KEPT_PREFIXES = ("CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "ASAN_", "UBSAN_")
+_KEPT_PREFIXES = ("ELARA_OPERATOR_", "CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "ASAN_", "UBSAN_")
 
 
 class ServerStartError(RuntimeError):

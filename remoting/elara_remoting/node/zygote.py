@@ -27,12 +27,13 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
 import elara_remoting
-from elara_remoting.node import process
+from elara_remoting.node import operator_packages, process
 from elara_remoting.node.confine import confine
 
 MAX_PACKET = 65536
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> None:
     try:
         import torch
 
-        serve = load_serve(torch.__version__)
+        serve = partial(load_serve(torch.__version__), libraries=operator_packages.load())
     except Exception as error:
         _send(channel, {"type": "broken", "message": f"{type(error).__name__}: {error}"})
         return
@@ -136,8 +137,12 @@ def _become_server(serve: Callable[..., str], torch: ModuleType, agent: int, con
         request = json.loads(data)
         connection, ledger = descriptors
         _give_up_rights(request, torch, agent)
+        if not request["emulated"]:
+            # The one GPU of the lease and no other, by a name that does not depend on the driver's order of them.
+            os.environ["CUDA_VISIBLE_DEVICES"] = request["visible"]
         torch.set_num_threads(int(request["torch_threads"]))
-        options = {key: value for key, value in request.items() if key not in ("type", "uid", "own_user")}
+        beside = ("type", "uid", "own_user", "visible")
+        options = {key: value for key, value in request.items() if key not in beside}
         options["secret"] = bytes.fromhex(options["secret"])
         _send(control, {"type": "ended", "reason": serve(connection, ledger_fd=ledger, **options)})
         status = 0

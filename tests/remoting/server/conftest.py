@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.remoting.harness import LEASE, SECRET, DeviceServers, load_server_module
+from tests.remoting.harness import LEASE, ON_CUDA, SECRET, DeviceServers, load_server_module
 from tests.remoting.server.protocol import Connection
 
 MEMORY = 256 << 20
+
+# A GPU has these kernels, which are then PyTorch's own to test.
+collect_ignore = ["test_emulated.py"] if ON_CUDA else []
 
 
 def preamble(lease: str = LEASE) -> bytes:

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from tests.remoting.harness import ON_CUDA
+
 HELLO, GOODBYE, SYNC, STATS, CONTEXT, RESET_PEAK = 1, 2, 3, 4, 5, 6
 DEFINE_OP, DEFINE_TEMPLATE, EXECUTE, TEACH, DROP_TEMPLATES = 16, 17, 18, 19, 20
 ALLOC, FREE, RESIZE, WRITE, READ = 32, 33, 34, 35, 36
@@ -93,6 +95,11 @@ def tensor(dtype: torch.dtype, sizes: Sequence[int], strides: Sequence[int] | No
 def new(dtype: torch.dtype, sizes: Sequence[int], strides: Sequence[int] | None = None, nbytes: int = 0) -> bytes:
     """Output kNew."""
     return bytes([NEW]) + shape(dtype, sizes, strides) + struct.pack("<Q", nbytes)
+
+
+def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Equal to the last bit; on a GPU, whose kernels add in another order than the CPU's, up to rounding."""
+    return torch.allclose(one, other, rtol=1e-5, atol=1e-6) if ON_CUDA else torch.equal(one, other)
 
 
 NONE_ARGUMENT = b"\x00"

@@ -8,6 +8,7 @@
 
 #include "client/attach/devices.h"
 #include "client/dispatch/execute.h"
+#include "client/dispatch/foreign.h"
 #include "client/dispatch/native.h"
 #include "client/takeover/storage.h"
 #include "client/transport/session.h"
@@ -104,6 +105,7 @@ void device_to_device(const Tensor& self, const Tensor& given, bool non_blocking
 }
 
 Tensor& copy(Tensor& self, const Tensor& source, bool non_blocking) {
+  take_over_foreign_operators();
   if (self.is_same(source)) return self;
   TORCH_CHECK(at::is_expandable_to(source.sizes(), self.sizes()), "output with shape ", self.sizes(),
               " doesn't match the broadcast shape ", at::infer_size(self.sizes(), source.sizes()));

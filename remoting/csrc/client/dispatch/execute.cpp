@@ -5,6 +5,7 @@
 
 #include "client/attach/devices.h"
 #include "client/dispatch/encode.h"
+#include "client/dispatch/foreign.h"
 #include "client/metadata/infer.h"
 #include "client/takeover/storage.h"
 #include "client/transport/session.h"
@@ -126,6 +127,7 @@ std::shared_ptr<const Template> run_taught(Operator& op, torch::jit::Stack& stac
 
 void execute(Operator& op, torch::jit::Stack& stack) {
   poll_attachment();
+  take_over_foreign_operators();
   const bool must_wait = prepare_indices(op, stack) || op.always_waits;
   CallScratch call;
   encode_call(op, torch::jit::last(stack, op.arguments), *call);

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <unordered_map>
 
+#include "client/dispatch/foreign.h"
 #include "client/metadata/captured.h"
 
 namespace elara::client {
@@ -78,6 +79,8 @@ Operator::Operator(const c10::OperatorHandle& op) : handle(op), number(g_next_nu
       always_waits = true;
     }
   }
+  // What another library's operator returns may depend on values (the boxes that nms keeps), and no tag need say so.
+  always_waits = always_waits || is_foreign(schema.name());
   // The scale factors of these decide the size of the result.
   if (schema.name().find("upsample") != std::string::npos && schema.overload_name().starts_with("vec")) {
     always_waits = true;

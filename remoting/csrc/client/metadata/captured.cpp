@@ -37,4 +37,12 @@ std::optional<c10::KernelFunction> captured_meta(const c10::OperatorHandle& op) 
   return std::nullopt;
 }
 
+bool has_native_kernel(const c10::OperatorHandle& op, c10::DispatchKey key) {
+  const auto& entry = (op.*member_of(DefinitionTag{}))->op;
+  const auto& kernels = entry.*member_of(KernelsTag{});
+  const auto found = kernels.find(key);
+  return found != kernels.end() && !found->second.empty() &&
+         found->second.front().debug.find(".py") == std::string::npos;
+}
+
 }  // namespace elara::client

@@ -1,0 +1,37 @@
+"""Packages whose operators a device server offers besides PyTorch's own: torchvision's `nms` and `roi_align`, say.
+
+The zygote imports them, so that every device server has them; `ELARA_OPERATOR_PACKAGES` on the node names them, with
+commas between, and "" names none. One that is not installed, or that fails to import, is left out.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from typing import Any
+
+VARIABLE = "ELARA_OPERATOR_PACKAGES"
+DEFAULT = "torchvision"
+
+
+def load() -> list[str]:
+    """Import the packages; the namespaces of the operators that came with them. torch must have been imported."""
+    import torch
+
+    names = [name.strip() for name in os.environ.get(VARIABLE, DEFAULT).split(",") if name.strip()]
+    before = _namespaces(torch)
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            continue
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # a package that does not fit must not take the node's devices away
+            print(f"operators of {name} are not offered: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    return sorted(_namespaces(torch) - before)
+
+
+def _namespaces(torch: Any) -> set[str]:
+    listed: list[str] = torch._C._dispatch_get_all_op_names()
+    return {name.partition("::")[0] for name in listed}
