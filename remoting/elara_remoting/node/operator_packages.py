@@ -20,11 +20,12 @@ def load() -> list[str]:
     """Import the packages; the namespaces of the operators that came with them. torch must have been imported."""
     import torch
 
-    names = [name.strip() for name in os.environ.get(VARIABLE, DEFAULT).split(",") if name.strip()]
+    asked = [name.strip() for name in os.environ.get(VARIABLE, DEFAULT).split(",")]
+    installed = [name for name in asked if name and importlib.util.find_spec(name) is not None]
+    if not installed:
+        return []
     before = _namespaces(torch)
-    for name in names:
-        if importlib.util.find_spec(name) is None:
-            continue
+    for name in installed:
         try:
             importlib.import_module(name)
         except Exception as error:  # a package that does not fit must not take the node's devices away

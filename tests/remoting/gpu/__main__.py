@@ -55,13 +55,13 @@ def sections(device: str) -> list[Section]:
     return [
         Section("build", ("-m", "tests.remoting.gpu.build"), 300, alone=True),
         Section("facts", ("-m", "tests.remoting.gpu.facts"), 60, alone=True),
+        Section("figures", ("-m", "tests.remoting.gpu.figures"), 120, alone=True),
         suite("server", "server"),
         suite("device", "gpu/check_device.py"),
         suite("client", "client"),
         suite("programs", "programs", limit=200),
         Section("losses", ("-m", "tests.remoting.gpu.losses"), 200),
         Section("conformance", ("-m", "tests.remoting.conformance", "--sample", "0.12", "--limit", "30"), 200),
-        Section("figures", ("-m", "tests.remoting.gpu.figures"), 120, alone=True),
     ]
 
 

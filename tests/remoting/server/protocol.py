@@ -40,6 +40,7 @@ DTYPES = {
     torch.complex128: 10,
     torch.bool: 11,
     torch.bfloat16: 15,
+    torch.uint64: 29,
 }
 _TORCH_DTYPES = {number: dtype for dtype, number in DTYPES.items()}
 
