@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.cuda.nccl
 
 
 def _place(ordinal: int) -> torch.device:
@@ -36,8 +37,15 @@ def broadcast_coalesced(tensors: Sequence[Any], devices: Sequence[int], buffer_s
     return [[tensor.to(_place(ordinal)) for tensor in tensors] for ordinal in devices]
 
 
+def _has_nccl(_: Any) -> bool:
+    """Whether NCCL could add tensors of several devices up: no, as they are not in this machine."""
+    return False
+
+
 def install() -> None:
-    """Provide the names that a CPU build lacks."""
+    """Provide the names that a CPU build lacks, and that in a CUDA build are for devices of this machine."""
     core: Any = torch._C
+    nccl: Any = torch.cuda.nccl
+    nccl.is_available = _has_nccl
     core._scatter, core._gather = scatter, gather
     core._broadcast, core._broadcast_coalesced = broadcast, broadcast_coalesced

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from tests.remoting.client.conftest import MEMORY, Bench
+from tests.remoting.harness import ON_CUDA
 
 
 def counters(ordinal: int = 0) -> dict[str, int]:
@@ -87,7 +88,8 @@ def test_too_much_memory_is_torchs_own_error_at_the_call_itself(bench: Bench) ->
             use()
     assert kept.sum().item() == MEMORY // 8
     free, total = torch.cuda.mem_get_info()
-    assert total == MEMORY and free == MEMORY // 2
+    # A GPU's libraries keep workspaces, which count.
+    assert total == MEMORY and 0 <= MEMORY // 2 - free <= (64 << 20 if ON_CUDA else 0)
 
 
 def test_threads_share_a_device(bench: Bench) -> None:

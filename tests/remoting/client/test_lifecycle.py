@@ -101,7 +101,7 @@ def test_a_lost_device_raises_the_same_sentence_until_the_next_attachment(bench:
         os.killpg(doomed._process.pid, signal.SIGKILL)
         doomed._process.wait()
         for _ in range(3):
-            with pytest.raises(RuntimeError, match=r"cuda:0 \(emulated \(CPU\)\) is gone\..*attach a GPU again"):
+            with pytest.raises(RuntimeError, match=r"cuda:0 \(.*\) is gone\..*attach a GPU again"):
                 torch.cuda.synchronize()
                 (tensor + 1).cpu()
         with pytest.raises(RuntimeError, match="is gone"):

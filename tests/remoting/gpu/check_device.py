@@ -255,7 +255,7 @@ out([messages, other.sum().item()])
     assert other == 3.0 and all(messages), found
     if ON_CUDA:
         reasons = [ended.reason for ended in servers.wait_ended(before + 1)[before:]]
-        assert "device-side assert" in messages[0] and "attach again" in messages[-1], (messages, reasons)
+        assert "device-side assert" in messages[0] and "attach a GPU again" in messages[-1], (messages, reasons)
         assert any(reason.startswith("device lost") for reason in reasons), reasons
 
 
