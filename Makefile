@@ -32,8 +32,9 @@ test: build-test ## check the style and run every test, in a real browser too
 lint: build-test ## ruff, mypy (strict), tsc and eslint, clang-format
 	@$(VENV)/python setup/lint.py
 
-bench: build-test ## measure attach, detach, workspace start and a training step, native and remote in one run
-	@exec $(VENV)/python -m benchmarks
+bench: build-test ## measure attach, detach, workspace starts and a training step, native and remote in one run
+	@$(VENV)/python -m benchmarks
+	@exec $(VENV)/python -m benchmarks.containers
 
 demo: build ## do the whole journey without a browser on a throw-away instance
 	@exec $(VENV)/elara demo

@@ -20,11 +20,16 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.docker.docker_world import DockerWorld, workspace_image
-from tests.support.docker import Engine
+from tests.support.docker import Engine, why_not
 from tests.workspaces.hub_world import Browser, opened
 
+OURS = """
+c = get_config()
+load_subconfig({reference!r})
+# Several at once on a small machine take long, and none may fail for that.
+c.DockerWorkspaceSpawner.launch_timeout = 600
+"""
 PLAIN = """
-from pathlib import Path
 c = get_config()
 load_subconfig({reference!r})
 c.JupyterHub.spawner_class = "dockerspawner.DockerSpawner"
@@ -69,16 +74,17 @@ def measure(rounds: int, at_once: int, image: str, engine: Engine, console: Cons
     with tempfile.TemporaryDirectory(prefix="elara-bench-") as folder:
         ours = DockerWorld(Path(folder) / "ours", engine, image, subnet=236)
         plain = DockerWorld(Path(folder) / "plain", engine, image, subnet=237)
-        config = Path(folder) / "plain_config.py"
-        plain.config = config
+        reference = str(Path(__file__).resolve().parents[1] / "jupyterhub_config.py")
+        ours.config, plain.config = Path(folder) / "ours_config.py", Path(folder) / "plain_config.py"
+        ours.config.write_text(OURS.format(reference=reference))
         text = PLAIN.format(
-            reference=str(Path(__file__).resolve().parents[1] / "jupyterhub_config.py"),
+            reference=reference,
             image=image,
             network=f"{ours.instance}-workspaces",
             instance=plain.instance,
             site=f"http://{ours.gateway}:{plain.public}",
         )
-        config.write_text(text)
+        plain.config.write_text(text)
         # The plain hub's containers are on the same network, whose rules have to let them through to their hub.
         ours.extra["ELARA_REACHABLE"] = f"http://{ours.gateway}:{plain.public}"
         with opened(ours), opened(plain, service=False):
@@ -134,6 +140,10 @@ def show(figures: dict[str, Any], image: str, console: Console) -> None:
 @click.option("--json", "json_path", type=click.Path(dir_okay=False), help="also write the figures to this file")
 def main(rounds: int, at_once: int, image: str | None, json_path: str | None) -> None:
     """Measure container starts against plain DockerSpawner, and several at once."""
+    reason = why_not()
+    if reason:
+        click.echo(f"Starts of containers were not measured: {reason}.")
+        return
     with Engine() as engine:
         chosen = image or workspace_image(engine)
         figures = measure(rounds, at_once, chosen, engine, Console(file=sys.stderr))

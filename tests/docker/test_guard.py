@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import secrets
+import socket
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +18,7 @@ from elara_spawner.docker import firewall
 from elara_spawner.docker.firewall import Endpoint, FirewallFailed, Policy
 from elara_spawner.docker.network import Guard, NetworkFailed, ensure_network
 from elara_spawner.docker.objects import Network
+from elara_spawner.docker.prepare import prepare
 from tests.docker.docker_world import remove_rules
 from tests.support.docker import Engine, program
 
@@ -75,3 +78,15 @@ async def test_a_network_that_was_made_otherwise_is_refused(network: Network, do
     docker_engine.run("network", "create", "--subnet", "10.232.0.0/24", network.name)
     with pytest.raises(NetworkFailed, match="was made otherwise"):
         await ensure_network(call, network, "elara-test")
+
+
+def test_the_network_can_be_made_before_the_hub_starts(network: Network, docker_engine: Engine) -> None:
+    """So that proxy and node can listen on its gateway."""
+    instance = network.name.removesuffix("-workspaces")
+    settings = {"ELARA_INSTANCE": instance, "ELARA_BRIDGE": network.bridge, "ELARA_SUBNET": str(network.subnet)}
+    assert prepare({**os.environ, **settings}) == "10.232.0.1"
+    with socket.create_server(("10.232.0.1", 0)) as listening:
+        assert listening.getsockname()[0] == "10.232.0.1"
+    docker_engine.run("network", "inspect", network.name)
+    with pytest.raises(NetworkFailed, match="The container engine does not answer"):
+        prepare({**settings, "DOCKER_HOST": "unix:///nowhere/docker.sock"})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
+from contextlib import closing
 
 import httpx
 import psutil
@@ -174,6 +176,9 @@ def test_a_killed_workspace_is_noticed_cleaned_up_and_starts_again(world: Docker
     headers = {"Authorization": f"token {token}"}
     assert httpx.get(f"{world.url}/hub/api/user", headers=headers, trust_env=False).status_code == 403
     until(lambda: world.name("mary") not in world.containers(), "what is left of it is removed")
+    with closing(sqlite3.connect(world.data / "elara.sqlite", timeout=30)) as database:
+        rows = database.execute("SELECT stopped_at FROM workspaces WHERE user = 'mary' AND server = ''").fetchall()
+    assert rows and all(stopped is not None for (stopped,) in rows), "the service ended its leases"
     world.begin(mary)
 
 
