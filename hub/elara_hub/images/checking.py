@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
+import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ _CONFINED = (
     *("--network", "none", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
     *("--tmpfs", "/tmp:mode=1777", "--memory", "6g", "--pids-limit", "512"),  # noqa: S108 - its own
 )
+_MOST_SECONDS = 900
 Result = dict[str, Any]
 """`image`, `check`, `what`, `ok`, `message`, `seconds`."""
 
@@ -43,7 +47,7 @@ def check(names: Sequence[str], catalogue: Catalogue, tell: Callable[[Result], N
     return results
 
 
-def _workspace(recipe: Recipe, catalogue: Catalogue) -> list[Result]:
+def _workspace(recipe: Recipe, catalogue: Catalogue) -> Iterator[Result]:
     entry = catalogue.images.get(recipe.name)
     if entry is None:
         raise ImageProblem(f"images/catalogue.yaml has no entry {recipe.name}, which says what to check in it.")
@@ -57,32 +61,42 @@ def _workspace(recipe: Recipe, catalogue: Catalogue) -> list[Result]:
     )
     docker.ask("volume", "create", volume)
     try:
-        found: list[Result] = []
         for again in (False, True):
-            arguments = json.dumps({**asked, "again": again})
-            found += _run(recipe, "workspace.py", arguments, options)
-        return found
+            yield from _run(recipe, "workspace.py", json.dumps({**asked, "again": again}), options)
     finally:
         docker.ask("volume", "rm", "--force", volume)
 
 
-def _server(recipe: Recipe) -> list[Result]:
+def _server(recipe: Recipe) -> Iterator[Result]:
     return _run(recipe, "server.py", recipe.name, (*_CONFINED, "--env", "HOME=/tmp"))
 
 
-def _run(recipe: Recipe, program: str, argument: str, options: Sequence[str]) -> list[Result]:
-    """One container; what it prints are the results. One that ends before it said anything is a failed check."""
-    done = subprocess.run(
-        (docker.program(), "run", "--rm", "-i", *options, recipe.tag, "/opt/elara/bin/python", "-I", "-", argument),
-        input=(_INSIDE / program).read_bytes(),
-        capture_output=True,
-        check=False,
-        timeout=900,
-    )
-    lines = [line for line in done.stdout.decode(errors="replace").splitlines() if line.startswith("{")]
-    found: list[Result] = [json.loads(line) for line in lines]
-    if done.returncode != 0 or not found:
-        said = (done.stderr or done.stdout).decode(errors="replace").strip()[-1000:]
-        what = "The container starts and ends as it should."
-        found.append({"check": "container", "what": what, "ok": False, "message": said, "seconds": 0.0})
-    return found
+def _run(recipe: Recipe, program: str, argument: str, options: Sequence[str]) -> Iterator[Result]:
+    """One container; what it prints are the results. One that ends badly, or not in time, is a failed check."""
+    name = f"elara-check-{uuid.uuid4().hex[:12]}"
+    command = ("run", "--rm", "-i", "--name", name, *options, recipe.tag, "/opt/elara/bin/python", "-I", "-", argument)
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        process = subprocess.Popen(
+            (docker.program(), *command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True
+        )
+        assert process.stdin is not None and process.stdout is not None
+        late = threading.Timer(_MOST_SECONDS, subprocess.run, ((docker.program(), "kill", name),))
+        late.start()
+        try:
+            with suppress(BrokenPipeError):  # it could not be started; why is told below
+                process.stdin.write((_INSIDE / program).read_text())
+                process.stdin.close()
+            for line in process.stdout:
+                if line.startswith("{"):
+                    yield json.loads(line)
+            if process.wait() != 0:
+                said.seek(0)
+                message = said.read().strip()[-1000:] or f"it ended with status {process.returncode}"
+                if not late.is_alive():
+                    message = f"it took longer than {_MOST_SECONDS} s"
+                what = "The container starts and ends as it should."
+                yield {"check": "container", "what": what, "ok": False, "message": message, "seconds": 0.0}
+        finally:
+            late.cancel()
+            subprocess.run((docker.program(), "rm", "--force", name), capture_output=True, check=False)
+            process.wait()

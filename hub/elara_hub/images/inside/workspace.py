@@ -217,26 +217,26 @@ def lab() -> None:
 
 def attaching() -> None:
     """A running program has no device in silence, then one, and trains on it, then none again."""
-    offer, errors = pathlib.Path("/tmp/offer.json"), pathlib.Path("/tmp/errors")
+    offer, errors, log = (pathlib.Path("/tmp") / name for name in ("offer.json", "errors", "node.log"))
     node = subprocess.Popen(
         ("elara", "serve", "--listen", "127.0.0.1:0", "--emulate", "1", "--device-memory", "256MiB", "-o", str(offer)),
-        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        stdout=log.open("wb"),
         stderr=subprocess.STDOUT,
-        text=True,
     )
     with errors.open("wb") as stream:
         program = subprocess.Popen(
             (KERNEL, "-c", ATTACHED), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stream, text=True, bufsize=1
         )
     try:
-        assert program.stdin and program.stdout and node.stdout
+        assert program.stdin and program.stdout
         read = program.stdout.readline
         before = read().strip()
         need(before == "False 0", f"before the attach: {before!r}; {errors.read_text()[-600:]}")
         need(errors.read_text() == "", f"not silent: {errors.read_text()[-600:]}")
         until = time.monotonic() + 120
         while not offer.exists():
-            need(node.poll() is None and time.monotonic() < until, f"no device server: {node.stdout.read()[-800:]}")
+            need(node.poll() is None and time.monotonic() < until, f"no device server: {log.read_text()[-800:]}")
             time.sleep(0.1)
         runtime = os.environ["ELARA_RUNTIME_DIR"]
         said("/opt/elara/bin/python", "-c", STORE, runtime, str(offer))
