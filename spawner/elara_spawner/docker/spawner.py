@@ -47,10 +47,10 @@ class DockerWorkspaceSpawner(ContainedMixin, DockerSpawner):  # type: ignore[mis
         "fetched, and its user is told to come back. Default 900.",
     ).tag(config=True)
     launch_timeout = Integer(
-        120,
+        300,
         help="Seconds from the created container to its first answer. What takes longer is stopped, and its last "
-        "lines are shown. Default 120. The hub's own `start_timeout` is set from this and `pull_timeout`; setting it "
-        "does nothing.",
+        "lines are shown. Default 300: ten at once on two busy cores took 224. The hub's own `start_timeout` is set "
+        "from this and `pull_timeout`; setting it does nothing.",
     ).tag(config=True)
     stop_timeout = Integer(
         10, help="Seconds from the request to stop until the container is killed, for kernels to write what they hold."
