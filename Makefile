@@ -8,10 +8,11 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UP ?=
 IMAGES ?=
+FUZZ ?=
 VENV := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up build images build-test test lint bench demo conformance gpu-check clean
+.PHONY: help up build images build-test test lint bench demo conformance gpu-check fuzz clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -56,6 +57,9 @@ endif
 
 gpu-check: ## on a GPU node: build the core for its PyTorch and run the remoting tests on the GPU (PYTHON=python3)
 	@exec "$(PYTHON)" -m tests.remoting.gpu
+
+fuzz: build-test ## fuzz what reads the wire for ten minutes (clang); FUZZ="--minutes 60" for longer
+	@exec $(VENV)/python -m tests.remoting.fuzz $(FUZZ)
 
 clean: ## remove what was built (not elara-data, not the cache in ~/.cache/elara)
 	rm -rf .venv .venv-torch-* build remoting/build remoting/elara_remoting/_core/torch_* deploy/proxy/node_modules

@@ -33,6 +33,7 @@ def checks() -> list[tuple[str, list[str], Path]]:
         ("mypy setup", [str(BIN / "mypy"), *sorted(str(f) for f in (ROOT / "setup").glob("*.py"))], ROOT),
         ("clang-format", [str(BIN / "clang-format"), "--dry-run", "-Werror", *sources], ROOT),
     ]
+    listed.append(("file sizes", [sys.executable, "setup/sizes.py"], ROOT))
     if (LAB / "package.json").is_file():
         jlpm = str(BIN / "jlpm")
         if not (LAB / "node_modules").is_dir():

@@ -12,6 +12,7 @@
 #include "client/takeover/guard.h"
 #include "client/takeover/storage.h"
 #include "client/transport/interrupt.h"
+#include "client/transport/reply.h"
 #include "client/transport/session.h"
 
 namespace py = pybind11;
@@ -56,16 +57,17 @@ struct ServerStats {
 };
 
 ServerStats server_stats(int ordinal) {
-  const std::string reply = session_at(checked_ordinal(ordinal)).request([](elara::wire::Writer& out) {
-    out.end(out.begin(elara::wire::MessageType::kStats));
+  Session& session = session_at(checked_ordinal(ordinal));
+  const std::string reply =
+      session.request([](elara::wire::Writer& out) { out.end(out.begin(elara::wire::MessageType::kStats)); });
+  return parse_reply(session, reply, [](elara::wire::Reader& reader) {
+    ServerStats stats{};
+    for (uint64_t* field : {&stats.used, &stats.peak, &stats.lease_used, &stats.cap, &stats.executed, &stats.storages,
+                            &stats.templates}) {
+      *field = reader.get<uint64_t>();
+    }
+    return stats;
   });
-  elara::wire::Reader reader(reply);
-  ServerStats stats{};
-  for (uint64_t* field :
-       {&stats.used, &stats.peak, &stats.lease_used, &stats.cap, &stats.executed, &stats.storages, &stats.templates}) {
-    *field = reader.get<uint64_t>();
-  }
-  return stats;
 }
 
 py::dict server_stats_dict(int ordinal) {

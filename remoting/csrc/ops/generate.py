@@ -9,6 +9,8 @@ From the schemas that torchgen packages with the installed torch come two lists 
   memory that the session does not own.
 * ``op_digest.inc``: SHA-256 over both lists and the schemas behind them, compared when a session opens.
 
+``operators.txt`` beside them is for people: what each operator with a CUDA kernel became, and why when it is skipped.
+
 Each list line is ``{"aten::add", "Tensor"},``. Use: ``python generate.py OUTPUT_FOLDER``
 """
 
@@ -195,6 +197,21 @@ def digest(operators: list[Operator], forwarded: list[str], allowed: list[str]) 
     return hashlib.sha256(text.encode()).digest()
 
 
+def report(operators: list[Operator], forwarded: list[str], skipped: list[str]) -> str:
+    """One line for each operator that has a CUDA kernel: its name, a tab, what becomes of it."""
+    forwarded_names, skipped_names = set(forwarded), set(skipped)
+
+    def fate(operator: Operator) -> str:
+        if operator.name in forwarded_names:
+            return "forwarded"
+        if operator.name in skipped_names:
+            return "skipped: never run for a client (files, processes, other devices, missing layouts)"
+        return "the client's own: it makes, resizes or re-points tensors, reads a value, or asks a question"
+
+    on_device = [operator for operator in operators if "CUDA" in operator.keys or operator.structured]
+    return "".join(f"aten::{operator.name}\t{fate(operator)}\n" for operator in on_device)
+
+
 def _lines(names: list[str]) -> str:
     rows = []
     for name in names:
@@ -219,8 +236,12 @@ def main() -> None:
     _write_if_changed(folder / "forwarded_ops.inc", _lines(forwarded))
     _write_if_changed(folder / "allowed_ops.inc", _lines(allowed))
     _write_if_changed(folder / "op_digest.inc", ", ".join(f"0x{byte:02x}" for byte in value) + "\n")
-    print(f"torch {torch.__version__}: {len(forwarded)} operators forwarded, {len(allowed)} allowed")
-    print(f"with a CUDA kernel, but not for a client: {' '.join(skipped)}")
+    listing = folder / "operators.txt"
+    _write_if_changed(listing, report(operators, forwarded, skipped))
+    print(
+        f"torch {torch.__version__}: {len(forwarded)} operators forwarded, {len(allowed)} allowed; "
+        f"{len(skipped)} with a CUDA kernel skipped, see {listing}"
+    )
 
 
 if __name__ == "__main__":

@@ -81,6 +81,7 @@ void Executor::run(const Call& call, wire::Reader& variables) {
     stack_.push_back(reader_.value(argument, variables));
     tensor_arguments_.push_back(argument.tag == wire::Tag::kTensor ? stack_.back().toTensor() : at::Tensor());
   }
+  if (call.op->check != nullptr && device_.device().is_cpu()) call.op->check(stack_);
   call.op->handle->callBoxed(&stack_);
 }
 

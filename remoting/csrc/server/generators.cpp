@@ -12,7 +12,8 @@ namespace elara::server {
 
 namespace {
 
-constexpr size_t kMostGenerators = 65536;
+// Each holds some 5 KB.
+constexpr size_t kMostGenerators = 16'384;
 
 at::Generator new_generator(c10::Device device) {
   if (device.is_cpu()) return at::detail::createCPUGenerator();
@@ -50,7 +51,7 @@ void Generators::seed(uint64_t number, uint64_t seed) {
 void Generators::set_state(uint64_t number, std::string_view state) {
   at::Generator& generator = get_or_make(number);
   at::Tensor bytes = at::empty({static_cast<int64_t>(state.size())}, at::kByte);
-  std::memcpy(bytes.mutable_data_ptr(), state.data(), state.size());
+  if (!state.empty()) std::memcpy(bytes.mutable_data_ptr(), state.data(), state.size());
   std::lock_guard<std::mutex> guard(generator.mutex());
   generator.set_state(bytes);
 }

@@ -5,6 +5,7 @@
 #include <unordered_set>
 
 #include "ops/op_lists.h"
+#include "server/argument_checks.h"
 
 namespace elara::server {
 
@@ -17,6 +18,10 @@ namespace {
 // growing it without end.
 constexpr uint32_t kMostOperators = 16'384;
 constexpr uint32_t kMostTemplates = 4u << 20;
+// Far above what a program's calls take, and low enough that definitions alone cannot exhaust the node.
+constexpr uint64_t kMostTemplateBytes = 1u << 30;
+constexpr size_t kLongestName = 256;
+constexpr uint32_t kMostArguments = 256;
 
 const std::unordered_set<std::string>& allow_list() {
   static const auto* names = [] {
@@ -44,6 +49,18 @@ const T& at(const std::vector<std::unique_ptr<T>>& table, uint32_t number, const
   return *table[number];
 }
 
+uint64_t footprint(const std::vector<Argument>& arguments) {
+  uint64_t bytes = arguments.size() * sizeof(Argument);
+  for (const Argument& argument : arguments) bytes += footprint(argument.items);
+  return bytes;
+}
+
+uint64_t footprint(const std::vector<Output>& outputs) {
+  uint64_t bytes = outputs.size() * sizeof(Output);
+  for (const Output& output : outputs) bytes += footprint(output.items);
+  return bytes;
+}
+
 void check_argument_numbers(const std::vector<Output>& outputs, const Call& call) {
   for (const Output& output : outputs) {
     if (output.kind == OutputKind::kAlias || output.kind == OutputKind::kView) {
@@ -57,6 +74,7 @@ void check_argument_numbers(const std::vector<Output>& outputs, const Call& call
 
 void Call::parse_arguments(wire::Reader& in) {
   const auto count = in.count(1);
+  if (count > kMostArguments) throw ProtocolError("no operator takes " + std::to_string(count) + " arguments");
   arguments.reserve(count);
   for (uint32_t i = 0; i < count; ++i) arguments.push_back(Argument::parse(in));
   if (!op->handle) return;
@@ -90,12 +108,16 @@ void OperatorTable::define_operator(wire::Reader& in) {
   const std::string name(in.str());
   const std::string overload(in.str());
   in.expect_done();
+  if (name.size() > kLongestName || overload.size() > kLongestName) {
+    throw ProtocolError("an operator's name is longer than any");
+  }
   auto& entry = place(operators_, number, kMostOperators);
   if (entry) throw ProtocolError("operator " + std::to_string(number) + " is defined twice");
   entry = std::make_unique<Operator>();
   entry->name = overload.empty() ? name : name + "." + overload;
   entry->foreign = !name.starts_with("aten::");
   entry->handle = find(name, overload);
+  entry->check = argument_check(entry->name);
 }
 
 std::optional<c10::OperatorHandle> OperatorTable::find(const std::string& name, const std::string& overload) const {
@@ -109,18 +131,25 @@ std::optional<c10::OperatorHandle> OperatorTable::find(const std::string& name, 
 }
 
 void OperatorTable::define_template(wire::Reader& in) {
+  const size_t length = in.remaining();
   const auto number = in.get<uint32_t>();
   auto made = std::make_unique<Template>();
   made->op = &op(in.get<uint32_t>());
   made->parse_arguments(in);
   const auto count = in.count(1);
+  if (count > kMostArguments) throw ProtocolError("no operator has " + std::to_string(count) + " results");
   made->outputs.reserve(count);
   for (uint32_t i = 0; i < count; ++i) made->outputs.push_back(Output::parse(in));
   in.expect_done();
   check_argument_numbers(made->outputs, *made);
   for (const Output& output : made->outputs) made->new_storages += output.new_storages();
+  made->bytes = sizeof(Template) + length + footprint(made->arguments) + footprint(made->outputs);
+  if (made->bytes > kMostTemplateBytes - template_bytes_) {
+    throw ProtocolError("the session holds too many templates");
+  }
   auto& entry = place(templates_, number, kMostTemplates);
   if (entry) throw ProtocolError("template " + std::to_string(number) + " is defined twice");
+  template_bytes_ += made->bytes;
   entry = std::move(made);
   ++template_count_;
 }
@@ -129,6 +158,7 @@ void OperatorTable::drop_templates(wire::Reader& in) {
   while (!in.done()) {
     const auto number = in.get<uint32_t>();
     if (number < templates_.size() && templates_[number]) {
+      template_bytes_ -= templates_[number]->bytes;
       templates_[number].reset();
       --template_count_;
     }

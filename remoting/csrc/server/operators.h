@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "server/argument_checks.h"
 #include "server/arguments.h"
 #include "wire/codec.h"
 
@@ -19,6 +20,8 @@ struct Operator {
   // Empty for one that this server does not run: using it is an error of that call, not of the session.
   std::optional<c10::OperatorHandle> handle;
   bool foreign = false;  // of another library than torch
+  // Of an operator whose CPU kernel trusts its arguments; null for the others.
+  ArgumentCheck check = nullptr;
 };
 
 // A call with everything that does not change from one execution to the next.
@@ -35,6 +38,7 @@ struct Call {
 struct Template : Call {
   std::vector<Output> outputs;
   uint64_t new_storages = 0;
+  uint64_t bytes = 0;  // of memory, about
 };
 
 class OperatorTable {
@@ -63,6 +67,7 @@ class OperatorTable {
   std::vector<std::unique_ptr<Operator>> operators_;
   std::vector<std::unique_ptr<Template>> templates_;
   size_t template_count_ = 0;
+  uint64_t template_bytes_ = 0;
 };
 
 }  // namespace elara::server

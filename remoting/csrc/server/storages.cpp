@@ -12,7 +12,7 @@ namespace elara::server {
 namespace {
 
 // Far above what a program keeps, and low enough that ids alone cannot exhaust the node.
-constexpr size_t kMostStorages = 16u << 20;
+constexpr size_t kMostStorages = 4u << 20;
 
 }  // namespace
 

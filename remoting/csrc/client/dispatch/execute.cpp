@@ -8,6 +8,7 @@
 #include "client/dispatch/foreign.h"
 #include "client/metadata/infer.h"
 #include "client/takeover/storage.h"
+#include "client/transport/reply.h"
 #include "client/transport/session.h"
 
 namespace elara::client {
@@ -109,8 +110,13 @@ std::shared_ptr<const Template> run_taught(Operator& op, torch::jit::Stack& stac
     out.end(place);
   });
   session.traffic.taught++;
-  wire::Reader reader(reply);
-  Taught taught = take_taught(op, decode_outputs(reader), torch::jit::last(stack, op.arguments));
+  const Arguments arguments = torch::jit::last(stack, op.arguments);
+  auto outputs = parse_reply(session, reply, [&](wire::Reader& reader) {
+    auto decoded = decode_outputs(reader);
+    check_taught(op, decoded, arguments, kReserved);
+    return decoded;
+  });
+  Taught taught = take_taught(op, std::move(outputs), arguments);
   std::shared_ptr<const Template> known;
   if (remember && taught.reusable) {
     Template made;

@@ -6,6 +6,9 @@
 #include <ATen/core/stack.h>
 #include <c10/util/Exception.h>
 
+#include <string>
+#include <utility>
+
 #include "client/takeover/storage.h"
 
 namespace elara::client {
@@ -84,7 +87,41 @@ Output output_of(const ReturnFact& fact, const c10::IValue& result) {
   return output;
 }
 
+// Whether an output of this kind can stand where the schema has `fact`.
+bool can_return(const ReturnFact& fact, const Output& output, at::ArrayRef<c10::IValue> arguments) {
+  switch (output.kind) {
+    case wire::OutputKind::kAlias:
+    case wire::OutputKind::kView:
+      return fact.kind == ReturnFact::Kind::kTensor && output.argument < arguments.size() &&
+             arguments[output.argument].isTensor() && arguments[output.argument].toTensor().defined() &&
+             arguments[output.argument].toTensor().is_cuda();
+    case wire::OutputKind::kNew:
+    case wire::OutputKind::kUndefined:
+      return fact.kind == ReturnFact::Kind::kTensor;
+    case wire::OutputKind::kList:
+      return fact.kind == ReturnFact::Kind::kTensorList;
+    default:
+      return fact.kind == ReturnFact::Kind::kOther;
+  }
+}
+
 }  // namespace
+
+void check_taught(const Operator& op, const std::vector<Output>& outputs, at::ArrayRef<c10::IValue> arguments,
+                  uint64_t most_new) {
+  if (outputs.size() != op.returns.size()) {
+    throw wire::ProtocolError(op.name + " returns " + std::to_string(op.returns.size()) + " results, not " +
+                              std::to_string(outputs.size()));
+  }
+  if (count_new(outputs) > most_new) throw wire::ProtocolError(op.name + " returned too many tensors");
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    bool good = can_return(op.returns[i], outputs[i], arguments);
+    for (const Output& item : outputs[i].list) {
+      good = good && item.list.empty() && can_return(ReturnFact{}, item, arguments);
+    }
+    if (!good) throw wire::ProtocolError("result " + std::to_string(i) + " of " + op.name + " is of another kind");
+  }
+}
 
 Inferred infer_outputs(const Operator& op, at::ArrayRef<c10::IValue> arguments) {
   Inferred inferred;

@@ -25,6 +25,11 @@ struct Taught {
   std::vector<Output> outputs;
 };
 
+// Throws wire::ProtocolError when the outputs are not what an operator of this schema can return for these arguments,
+// or need more than `most_new` fresh storages.
+void check_taught(const Operator& op, const std::vector<Output>& outputs, at::ArrayRef<c10::IValue> arguments,
+                  uint64_t most_new);
+
 // Brings the client's tensors in line with what the server says of a call it has run (resized `out=` arguments).
 Taught take_taught(const Operator& op, std::vector<Output> outputs, at::ArrayRef<c10::IValue> arguments);
 

@@ -36,59 +36,6 @@ void encode_geometry(wire::Writer& out, const Output& output) {
   out.array(output.strides.data(), output.strides.size());
 }
 
-void decode_geometry(wire::Reader& reader, Output& output) {
-  output.dtype = static_cast<c10::ScalarType>(reader.get<uint8_t>());
-  output.flags = reader.get<uint8_t>();
-  const auto dimensions = reader.get<uint8_t>();
-  if (dimensions > wire::kMaxDimensions) throw wire::ProtocolError("an output has too many dimensions");
-  output.sizes.resize(dimensions);
-  output.strides.resize(dimensions);
-  reader.array(output.sizes.data(), dimensions);
-  reader.array(output.strides.data(), dimensions);
-}
-
-Output decode_output(wire::Reader& reader) {
-  Output output;
-  output.kind = reader.get<OutputKind>();
-  switch (output.kind) {
-    case OutputKind::kNew:
-      decode_geometry(reader, output);
-      output.bytes = reader.get<uint64_t>();
-      break;
-    case OutputKind::kAlias:
-      output.argument = reader.get<uint32_t>();
-      break;
-    case OutputKind::kView:
-      output.argument = reader.get<uint32_t>();
-      decode_geometry(reader, output);
-      output.offset = reader.get<int64_t>();
-      break;
-    case OutputKind::kList:
-      output.list = decode_outputs(reader);
-      break;
-    case OutputKind::kInt:
-      output.value = reader.get<int64_t>();
-      break;
-    case OutputKind::kDouble:
-      output.value = reader.get<double>();
-      break;
-    case OutputKind::kBool:
-      output.value = reader.get<uint8_t>() != 0;
-      break;
-    case OutputKind::kComplex: {
-      const auto real = reader.get<double>();
-      output.value = c10::complex<double>(real, reader.get<double>());
-      break;
-    }
-    case OutputKind::kUndefined:
-    case OutputKind::kNone:
-      break;
-    default:
-      throw wire::ProtocolError("an output is of a kind that this client does not know");
-  }
-  return output;
-}
-
 at::Tensor build_new(const Output& output, Session& session, uint64_t id) {
   c10::Storage storage(adopt_storage_impl(session, id, output.bytes));
   at::Tensor tensor = at::detail::make_tensor<c10::TensorImpl>(
@@ -140,26 +87,6 @@ void encode_outputs(wire::Writer& out, const std::vector<Output>& outputs) {
       encode_outputs(out, output.list);
     }
   }
-}
-
-std::vector<Output> decode_outputs(wire::Reader& reader) {
-  std::vector<Output> outputs(reader.count(1));
-  for (Output& output : outputs) output = decode_output(reader);
-  return outputs;
-}
-
-uint32_t count_new(const std::vector<Output>& outputs) {
-  uint32_t count = 0;
-  for (const Output& output : outputs) {
-    count += output.kind == OutputKind::kNew ? 1 : count_new(output.list);
-  }
-  return count;
-}
-
-uint64_t count_bytes(const std::vector<Output>& outputs) {
-  uint64_t bytes = 0;
-  for (const Output& output : outputs) bytes += output.bytes + count_bytes(output.list);
-  return bytes;
 }
 
 c10::IValue build_output(const Output& output, Session& session, uint64_t& storage,

@@ -31,7 +31,7 @@ struct Output {
 Output output_like(const at::Tensor& tensor);
 
 void encode_outputs(wire::Writer& out, const std::vector<Output>& outputs);
-// Throws wire::ProtocolError.
+// What a device server says that an operator returned (decode.cpp). Throws wire::ProtocolError on what cannot be.
 std::vector<Output> decode_outputs(wire::Reader& reader);
 
 // How many storages of their own the outputs have, and their bytes.

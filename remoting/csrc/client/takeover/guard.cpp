@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "client/attach/devices.h"
+#include "client/transport/reply.h"
 #include "client/transport/session.h"
 
 namespace elara::client {
@@ -107,7 +108,7 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
       out.put(event->id);
       out.end(place);
     });
-    return wire::Reader(reply).get<uint8_t>() != 0;
+    return parse_reply(*event->session, reply, [](wire::Reader& reader) { return reader.get<uint8_t>() != 0; });
   }
   void synchronizeEvent(void* handle) const override {
     if (handle != nullptr) static_cast<Event*>(handle)->session->synchronize();
@@ -122,7 +123,7 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
       out.put(end->id);
       out.end(place);
     });
-    return wire::Reader(reply).get<double>();
+    return parse_reply(*end->session, reply, [](wire::Reader& reader) { return reader.get<double>(); });
   }
   void destroyEvent(void* handle, const c10::DeviceIndex) const noexcept override {
     auto* event = static_cast<Event*>(handle);

@@ -4,6 +4,8 @@
 
 #include <cstdio>
 
+#include "client/transport/readable.h"
+#include "client/transport/reply.h"
 #include "client/transport/session.h"
 
 namespace elara::client {
@@ -27,22 +29,39 @@ std::string describe(int ordinal, uint64_t number, const std::string& op, const 
   return text + "; operators run asynchronously, so the traceback may point at a later call)";
 }
 
+struct RemoteError {
+  wire::ErrorKind kind;
+  uint64_t number;
+  std::string op;
+  std::string message;
+};
+
 }  // namespace
 
+void refuse_reply(Session& session, const std::string& why) {
+  const std::string text = "CUDA error: the session on cuda:" + std::to_string(session.ordinal()) +
+                           " ended, because the device server's answer makes no sense: " + why +
+                           ". Its tensors are lost; attach a GPU again, and tell an administrator.";
+  session.retire(text);
+  TORCH_CHECK(false, text);
+}
+
 void raise_remote_error(Session& session, const std::string& payload) {
-  wire::Reader reader(payload);
-  const auto kind = reader.get<wire::ErrorKind>();
-  const auto number = reader.get<uint64_t>();
-  const std::string op(reader.str());
-  const std::string message(reader.str());
-  const std::string text = describe(session.ordinal(), number, op, message);
-  switch (kind) {
+  const RemoteError error = parse_reply(session, payload, [](wire::Reader& reader) {
+    const auto kind = reader.get<wire::ErrorKind>();
+    const auto number = reader.get<uint64_t>();
+    std::string op = readable(reader.str().substr(0, 256));
+    return RemoteError{kind, number, std::move(op), readable(reader.str())};
+  });
+  const std::string& op = error.op;
+  const std::string text = describe(session.ordinal(), error.number, op, error.message);
+  switch (error.kind) {
     case wire::ErrorKind::kOutOfMemory:
       session.memory.refused++;
       TORCH_CHECK_WITH(OutOfMemoryError, false,
                        text.starts_with("CUDA out of memory") ? text : "CUDA out of memory. " + text);
     case wire::ErrorKind::kRefused:
-      TORCH_CHECK_NOT_IMPLEMENTED(false, op, " does not run on an attached GPU: ", message,
+      TORCH_CHECK_NOT_IMPLEMENTED(false, op, " does not run on an attached GPU: ", error.message,
                                   ". Move its arguments to the CPU first (tensor.cpu()).");
     case wire::ErrorKind::kNotImplemented:
       TORCH_CHECK_NOT_IMPLEMENTED(false, text);

@@ -12,6 +12,7 @@
 #include "client/install.h"
 #include "client/transport/connect.h"
 #include "client/transport/flusher.h"
+#include "client/transport/readable.h"
 #include "client/transport/remote_error.h"
 #include "ops/op_lists.h"
 
@@ -53,7 +54,7 @@ void Session::open() {
   } catch (const std::exception& error) {
     // Not sticky: nothing was lost yet, and the node may be there at the next try.
     stream_.reset();
-    TORCH_CHECK(false, "CUDA error: cannot open a session on ", name(), ": ", error.what());
+    TORCH_CHECK(false, "CUDA error: cannot open a session on ", name(), ": ", readable(error.what()));
   }
   {
     std::lock_guard lock(state_mutex_);
@@ -114,7 +115,8 @@ void Session::retire(const std::string& sentence) noexcept {
   reply_turn_.notify_all();
 }
 
-void Session::lose(const std::string& reason) {
+void Session::lose(const std::string& told) {
+  const std::string reason = readable(told);
   const std::string stop = reason.ends_with('.') ? " " : ". ";
   retire("CUDA error: " + name() + " is gone. " + reason + stop +
          "Its tensors are lost; attach a GPU again, then create them anew or load them from a checkpoint.");

@@ -156,8 +156,9 @@ void Session::read(uint64_t storage, uint64_t offset, uint64_t bytes, void* dest
   wait_readable(ticket, bytes);
   std::string failure;
   wire::Header header{};
+  uint64_t got = 0;
   try {
-    for (uint64_t got = 0; got < bytes; got += header.length) {
+    for (; got < bytes; got += header.length) {
       header = read_header();
       if (header.type != wire::MessageType::kData || header.length == 0 || header.length > bytes - got) {
         failure = read_payload(header);
@@ -170,7 +171,7 @@ void Session::read(uint64_t storage, uint64_t offset, uint64_t bytes, void* dest
     lose(error.what());
   }
   end_turn();
-  if (header.type == wire::MessageType::kData && failure.empty()) return;
+  if (got == bytes) return;
   if (header.type == wire::MessageType::kError) raise_remote(failure);
   if (header.type == wire::MessageType::kFatal) lose(std::string(wire::Reader(failure).str()));
   lose("the device server answered a read with something else");

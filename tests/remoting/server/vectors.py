@@ -1,0 +1,175 @@
+"""The protocol's public test vectors: a small conversation, byte by byte.
+
+`python -m tests.remoting.server.vectors` writes docs/remoting-vectors.json; test_vectors.py holds it against this
+module, and a real device server against it.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from tests.remoting.server import protocol as p
+from tests.remoting.server.protocol import at, count_of, new, tensor, text
+
+FILE = Path(__file__).resolve().parents[3] / "docs" / "remoting-vectors.json"
+F32 = torch.float32
+
+
+class Vector(NamedTuple):
+    """One message. `replayed`: it is the same on every machine, so a device server must take or send just this."""
+
+    sender: str
+    name: str
+    says: str
+    data: bytes
+    replayed: bool = True
+
+
+def message(kind: int, payload: bytes = b"") -> bytes:
+    """Header and payload."""
+    return struct.pack("<BBHI", kind, 0, 0, len(payload)) + payload
+
+
+def _define(op: int, name: str, overload: str) -> bytes:
+    return message(p.DEFINE_OP, struct.pack("<I", op) + text(name) + text(overload))
+
+
+def conversation() -> Iterator[Vector]:
+    """The messages in the order in which they are sent."""
+    lease, session = bytes(range(16)), bytes(range(16, 32))
+    yield Vector(
+        "client",
+        "preamble",
+        "kind 0 (commands), device 0, lease 00010203-0405-..., session 1011...; in clear, before TLS",
+        b"ELARA\0" + struct.pack("<HBB6x", 1, 0, 0) + lease + session + bytes(16),
+        replayed=False,
+    )
+    yield Vector(
+        "node",
+        "refusal",
+        "in the place of everything that follows, from a node that knows no such lease",
+        b"ELARAERR" + struct.pack("<H", 28) + b"This node has no such lease.",
+        replayed=False,
+    )
+    hello = struct.pack("<H", 1) + text("2.13.0") + bytes(32) + bytes(range(32)) + text("python 4711")
+    yield Vector(
+        "client",
+        "kHello",
+        "version 1, torch 2.13.0, digest of zeros, secret 00 01 ... 1f, client's name",
+        message(p.HELLO, hello),
+        replayed=False,
+    )
+    facts = struct.pack("<H", 1) + text("2.13.0") + text("emulated (CPU)") + struct.pack("<QBQ", 1 << 28, 1, 1 << 28)
+    yield Vector(
+        "server", "kReply", "to kHello: version, torch, model, cap, emulated, memory", message(p.REPLY, facts), False
+    )
+    yield Vector("client", "kAlloc", "storage 1 of 16 bytes", message(p.ALLOC, struct.pack("<QQ", 1, 16)))
+    values = struct.pack("<4f", 1, 2, 3, 0)
+    yield Vector(
+        "client",
+        "kWrite",
+        "1, 2, 3, 0 as f32 to storage 1 from byte 0 on",
+        message(p.WRITE, struct.pack("<QQ", 1, 0) + values),
+    )
+    yield Vector("client", "kDefineOp", "operator 1 is aten::add.Tensor", _define(1, "aten::add", "Tensor"))
+    square = tensor(F32, [2, 2])
+    yield Vector(
+        "client",
+        "kDefineTemplate",
+        "template 1: add two f32 [2, 2], alpha varies; one fresh f32 [2, 2] of 16 bytes",
+        message(
+            p.DEFINE_TEMPLATE,
+            struct.pack("<II", 1, 1)
+            + count_of([square, square, p.INT_VARIABLE])
+            + count_of([new(F32, [2, 2], None, 16)]),
+        ),
+    )
+    yield Vector(
+        "client",
+        "kExecute",
+        "template 1 of storage 1 twice, alpha 1; the result is storage 2",
+        message(p.EXECUTE, struct.pack("<IQ", 1, 2) + at(1) + at(1) + struct.pack("<q", 1)),
+    )
+    yield Vector("client", "kRead", "storage 2, from byte 0, 16 bytes", message(p.READ, struct.pack("<QQQ", 2, 0, 16)))
+    yield Vector("server", "kData", "2, 4, 6, 0 as f32", message(p.DATA, struct.pack("<4f", 2, 4, 6, 0)))
+    yield Vector("client", "kDefineOp", "operator 2 is aten::nonzero", _define(2, "aten::nonzero", ""))
+    yield Vector(
+        "client",
+        "kTeach",
+        "run operator 2 on storage 1 and say what came out; fresh storages from 3 on",
+        message(p.TEACH, struct.pack("<I", 2) + count_of([square]) + struct.pack("<QI", 3, 16) + at(1)),
+    )
+    shape = p.shape(torch.int64, [3, 2], [1, 3])
+    yield Vector(
+        "server",
+        "kReply",
+        "to kTeach: one fresh i64 [3, 2] with strides 1 and 3, of 48 bytes (storage 3)",
+        message(p.REPLY, struct.pack("<I", 1) + bytes([p.NEW]) + shape + struct.pack("<Q", 48)),
+    )
+    yield Vector("client", "kRead", "storage 3", message(p.READ, struct.pack("<QQQ", 3, 0, 48)))
+    yield Vector("server", "kData", "rows 0, 0, 1, then columns 0, 1, 0", message(p.DATA, p.ints(0, 0, 1, 0, 1, 0)))
+    yield Vector("client", "kDefineOp", "operator 3 is not on the allow-list", _define(3, "aten::from_file", ""))
+    yield Vector(
+        "client",
+        "kDefineTemplate",
+        "template 2 of operator 3, without arguments",
+        message(p.DEFINE_TEMPLATE, struct.pack("<II", 2, 3) + count_of([]) + count_of([new(F32, [1], None, 4)])),
+    )
+    yield Vector(
+        "client", "kExecute", "template 2; storage 4 gets no contents", message(p.EXECUTE, struct.pack("<IQ", 2, 4))
+    )
+    yield Vector("client", "kSync", "wait for all of it", message(p.SYNC))
+    yield Vector(
+        "server",
+        "kError",
+        "in the place of the reply: kind 6 (refused), the third operator of the session, its name, why",
+        message(
+            p.ERROR,
+            struct.pack("<BQ", 6, 3) + text("aten::from_file") + text("a device server does not run this operator"),
+        ),
+    )
+    yield Vector(
+        "client",
+        "kContext",
+        "a flag of torch's global context",
+        message(p.CONTEXT, text("benchmark_cudnn") + p.ints(1)),
+    )
+    yield Vector(
+        "client",
+        "kGeneratorSeed",
+        "the default generator, seed 42",
+        message(p.GENERATOR_SEED, struct.pack("<QQ", 0, 42)),
+    )
+    yield Vector("client", "kEventRecord", "event 1 in stream 0", message(p.EVENT_RECORD, struct.pack("<QQ", 1, 0)))
+    yield Vector("client", "kEventQuery", "event 1", message(p.EVENT_QUERY, struct.pack("<Q", 1)))
+    yield Vector("server", "kReply", "to kEventQuery: done", message(p.REPLY, b"\x01"))
+    yield Vector("client", "kEventFree", "event 1", message(p.EVENT_FREE, struct.pack("<Q", 1)))
+    yield Vector("client", "kResize", "storage 2 to 8 bytes", message(p.RESIZE, struct.pack("<QQ", 2, 8)))
+    yield Vector("client", "kResetPeak", "the peak of memory is what is held now", message(p.RESET_PEAK))
+    yield Vector("client", "kDropTemplates", "templates 1 and 2", message(p.DROP_TEMPLATES, struct.pack("<II", 1, 2)))
+    yield Vector("client", "kFree", "storages 1 to 4", message(p.FREE, struct.pack("<4Q", 1, 2, 3, 4)))
+    yield Vector("client", "kSync", "wait", message(p.SYNC))
+    yield Vector("server", "kReply", "to kSync: empty", message(p.REPLY))
+    yield Vector("client", "(unknown)", "a message of type 99 ends the session", message(99))
+    sentence = "The device server ended the session, because the client broke the protocol: message type 99 is unknown."
+    yield Vector("server", "kFatal", "why", message(p.FATAL, text(sentence)))
+
+
+def document() -> str:
+    """The file's text."""
+    entries = [
+        {"from": v.sender, "message": v.name, "says": v.says, "hex": v.data.hex(), "replayed": v.replayed}
+        for v in conversation()
+    ]
+    lines = ",\n".join("  " + json.dumps(entry) for entry in entries)
+    return f'{{"protocol": 1, "vectors": [\n{lines}\n]}}\n'
+
+
+if __name__ == "__main__":
+    FILE.write_text(document(), encoding="utf-8")
