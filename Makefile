@@ -48,8 +48,8 @@ ifdef TORCH
 STOCK := .venv-torch-$(TORCH)/bin/python
 conformance:
 	@"$(PYTHON)" setup/stock_torch.py "$(TORCH)"
-	@$(STOCK) -m tests.remoting.conformance --brief --output build/conformance-$(TORCH)
-	@exec $(STOCK) -m pytest -q tests/remoting/stock
+	@$(STOCK) -m tests.remoting.conformance --output build/conformance-$(TORCH)
+	@exec $(STOCK) -m pytest -q --confcutdir tests/remoting tests/remoting/stock
 else
 conformance: build-test ## run PyTorch's own operator tests on a remote device (TORCH=2.14.1: with that stock build)
 	@exec $(VENV)/python -m tests.remoting.conformance

@@ -19,24 +19,6 @@ def docker_engine() -> Iterator[docker.Engine]:
         yield engine
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--device",
-        choices=("cpu", "cuda"),
-        default=os.environ.get("ELARA_TEST_DEVICE", "cpu"),
-        help="where the remoting suites' device servers compute: cpu (emulated devices) or cuda (a GPU)",
-    )
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    # The suites start processes of their own, which have to know as well.
-    os.environ["ELARA_TEST_DEVICE"] = config.getoption("--device")
-    if config.getoption("--device") == "cuda":
-        # This process is a client's: the GPU is the device servers'.
-        os.environ.setdefault("ELARA_TEST_GPUS", os.environ.get("CUDA_VISIBLE_DEVICES") or "0")
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-
-
 def _needs_engine(item: pytest.Item) -> bool:
     return "docker_engine" in getattr(item, "fixturenames", ())
 

@@ -23,7 +23,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "100", "--timeout-method", "thread")
+PYTEST = (
+    "-m",
+    "pytest",
+    "-q",
+    "-p",
+    "no:cacheprovider",
+    "--confcutdir",
+    "tests/remoting",
+    "--timeout",
+    "100",
+    "--timeout-method",
+    "thread",
+)
 
 
 @dataclass
@@ -60,6 +72,7 @@ def sections(device: str) -> list[Section]:
         suite("device", "gpu/check_device.py"),
         suite("client", "client"),
         suite("programs", "programs", limit=200),
+        suite("stock", "stock"),
         Section("losses", ("-m", "tests.remoting.gpu.losses"), 200),
         Section("conformance", ("-m", "tests.remoting.conformance", "--sample", "0.12", "--limit", "30"), 200),
     ]

@@ -6,7 +6,6 @@ Run by `make conformance TORCH=...`, in an environment with a stock build of PyT
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.remoting.harness import ROOT, DeviceServers
+from tests.remoting.harness import ON_CUDA, ROOT, DeviceServers, native_environment
 
 Run = Callable[..., Any]
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -45,8 +44,8 @@ def python(script: str, environment: dict[str, str], *arguments: str) -> Any:
 @pytest.fixture
 def both(servers: DeviceServers) -> Run:
     """Runs a script with "cpu" natively and with "cuda" remotely; both results."""
-    native = {**os.environ, "ELARA_DISABLE": "1"}
-    return lambda script: (python(script, native, "cpu"), python(script, servers.environment, "cuda"))
+    here = (native_environment(), "cuda" if ON_CUDA else "cpu")
+    return lambda script: (python(script, *here), python(script, servers.environment, "cuda"))
 
 
 START = """
@@ -93,6 +92,7 @@ def test_a_library_that_is_imported_after_tensors_were_made_works_too(both: Run)
         + """
 total = (boxes.sum() + scores.sum()).item()
 from torchvision import ops
+boxes = boxes + 0  # the library is noticed at the next operation on the device
 print(json.dumps(ops.nms(boxes, scores, 0.3).tolist()))
 """
     )
@@ -127,9 +127,9 @@ def test_a_node_without_the_library_refuses_in_one_sentence(tmp_path: Path, monk
     with DeviceServers(tmp_path) as bare:
         messages = python(
             START
+            + "from torchvision import ops\n"
             + BOXES
             + """
-from torchvision import ops
 try:
     ops.nms(boxes, scores, 0.3); message = "no error"
 except Exception as error:
