@@ -51,8 +51,9 @@ conformance:
 	@$(STOCK) -m tests.remoting.conformance --output build/conformance-$(TORCH)
 	@exec $(STOCK) -m pytest -q --confcutdir tests/remoting tests/remoting/stock
 else
-conformance: build-test ## run PyTorch's own operator tests on a remote device (TORCH=2.14.1: with that stock build)
-	@exec $(VENV)/python -m tests.remoting.conformance
+conformance: build-test ## run PyTorch's own operator tests, and training programs, on a remote device (TORCH=2.14.1: with that stock build)
+	@$(VENV)/python -m tests.remoting.conformance
+	@exec $(VENV)/python -m tests.remoting.trajectories
 endif
 
 gpu-check: ## on a GPU node: build the core for its PyTorch and run the remoting tests on the GPU (PYTHON=python3)

@@ -11,6 +11,7 @@
 #include "client/dispatch/execute.h"
 #include "client/dispatch/foreign.h"
 #include "client/dispatch/native.h"
+#include "client/sparse/kernels.h"
 #include "client/takeover/attention.h"
 #include "client/takeover/context.h"
 #include "client/takeover/generator.h"
@@ -78,8 +79,6 @@ void install(const std::string& runtime_dir, int guards) {
     Quiet quiet;  // as below
     c10::WarningUtils::WarningHandlerGuard silence(&quiet);
     // Leaked: a library that is destroyed takes its kernels away.
-    static auto* fallback = new torch::Library(torch::Library::IMPL, "_", c10::DispatchKey::CUDA, __FILE__, __LINE__);
-    fallback->fallback(torch::CppFunction::makeFromBoxedFunction<&forward_unlisted>());
     static auto* library = new torch::Library(torch::Library::IMPL, "aten", c10::DispatchKey::CUDA, __FILE__, __LINE__);
     register_factories(*library);
     register_copies(*library);
@@ -90,7 +89,14 @@ void install(const std::string& runtime_dir, int guards) {
 
 void activate() {
   static std::once_flag once;
-  std::call_once(once, register_forwarded);
+  std::call_once(once, [] {
+    register_forwarded();
+    // A fallback makes the dispatcher go over every operator there is: not at import, when nothing may ever be
+    // attached.
+    static auto* fallback = new torch::Library(torch::Library::IMPL, "_", c10::DispatchKey::CUDA, __FILE__, __LINE__);
+    fallback->fallback(torch::CppFunction::makeFromBoxedFunction<&forward_unlisted>());
+    sparse::register_kernels();
+  });
 }
 
 }  // namespace elara::client

@@ -1,12 +1,14 @@
 """Writes the operator lists that client and device server are built with.
 
-From the schemas that torchgen packages with the installed torch come two lists and their digest, as C++ include files:
+From the schemas that torchgen packages with the installed torch come three lists and a digest, as C++ include files:
 
 * ``forwarded_ops.inc``: operators for which the client registers a kernel that forwards the call as a whole. A backend
   fallback alone would not do: composite registrations outrank it, and one call would fall apart into many.
 * ``allowed_ops.inc``: what a device server runs. A superset: the same operators' in-place, functional and ``out=``
   forms and what the client's own kernels need. Nothing on it touches files, processes, pickles, other devices, or
   memory that the session does not own.
+* ``shared_ops.inc``: operators of sparse tensors for which torch has one function for the CPU and CUDA; the client runs
+  it, and what it does to indices and values is forwarded.
 * ``op_digest.inc``: SHA-256 over both lists and the schemas behind them, compared when a session opens.
 
 ``operators.txt`` beside them is for people: what each operator with a CUDA kernel became, and why when it is skipped.
@@ -61,6 +63,14 @@ CLIENT_NATIVE = {
 # emulated device runs those; a GPU answers as it does without us.
 ALLOWED_BESIDES = re.compile(r"copy_ | histogram\..* | _histogramdd_.*", re.X)
 
+# Composites that change an argument and whose loops have a kernel a device: they would ask the client for one of CUDA.
+# addr_ tells by a C++ reference whether it works in place, which only a direct call has.
+FORWARDED_BESIDES = re.compile(r"mode\.values | conj_physical_ | addr_", re.X)
+
+# Left to fall apart although CUDA has a kernel: the one resizes a list of outputs, of which the client would not learn;
+# the other may return a sparse tensor, and its one function for CPU and CUDA only decides which gradient is computed.
+LEFT_TO_FALL_APART = {"split_with_sizes_copy.out", "_embedding_bag_backward"}
+
 # Never run for a client, whatever else their schema suggests. Matched against the whole operator name.
 DENIED = re.compile(
     r"""
@@ -95,6 +105,7 @@ class Operator:
     keys: frozenset[str]
     structured: bool
     siblings: tuple[str, ...]
+    functions: dict[str, str]  # by dispatch key
 
     @property
     def base(self) -> str:
@@ -118,6 +129,7 @@ def read_operators() -> list[Operator]:
         # Kernels written once for CPU and CUDA are listed by loop kind instead of by key.
         if "ufunc_inner_loop" in entry:
             keys.add("CUDA")
+        functions = {key.strip(): name for group, name in dispatch.items() for key in group.split(",")}
         siblings = [name.strip() for name in (entry.get("autogen") or "").split(",") if name.strip()]
         operators.append(
             Operator(
@@ -126,6 +138,7 @@ def read_operators() -> list[Operator]:
                 keys=frozenset(keys),
                 structured="structured_delegate" in entry,
                 siblings=tuple(siblings),
+                functions=functions,
             )
         )
     return operators
@@ -168,9 +181,10 @@ def select(operators: list[Operator]) -> tuple[list[str], list[str], list[str]]:
     forwarded, skipped = [], []
     for operator in operators:
         on_device = "CUDA" in operator.keys or operator.structured
-        if not on_device and not worth_forwarding_whole(operator):
+        whole = worth_forwarding_whole(operator) or FORWARDED_BESIDES.fullmatch(operator.name)
+        if not on_device and not whole:
             continue
-        if operator.name in CLIENT_NATIVE:
+        if operator.name in CLIENT_NATIVE | LEFT_TO_FALL_APART:
             continue
         if DENIED.fullmatch(operator.name):
             if on_device:
@@ -187,6 +201,20 @@ def select(operators: list[Operator]) -> tuple[list[str], list[str], list[str]]:
         or ALLOWED_BESIDES.fullmatch(name)
     ]
     return forwarded, allowed, skipped
+
+
+def shared(operators: list[Operator]) -> list[tuple[str, str]]:
+    """The names, each with the CPU's key, whose function torch also registers at the key of CUDA's counterpart."""
+    found = []
+    for operator in operators:
+        for key in ("SparseCPU", "SparseCsrCPU"):
+            function = operator.functions.get(key)
+            if function is not None and function == operator.functions.get(key.replace("CPU", "CUDA")):
+                found.append((operator.name, key))
+        convert = operator.name.startswith("_to_sparse") or operator.name == "_embedding_bag_backward"
+        if convert and operator.functions.get("CPU", "") == operator.functions.get("CUDA"):
+            found.append((operator.name, "CPU"))
+    return found
 
 
 def digest(operators: list[Operator], forwarded: list[str], allowed: list[str]) -> bytes:
@@ -235,6 +263,8 @@ def main() -> None:
     value = digest(operators, forwarded, allowed)
     _write_if_changed(folder / "forwarded_ops.inc", _lines(forwarded))
     _write_if_changed(folder / "allowed_ops.inc", _lines(allowed))
+    rows = "".join(_lines([name]).replace("},", f", DispatchKey::{key}}},") for name, key in shared(operators))
+    _write_if_changed(folder / "shared_ops.inc", rows)
     _write_if_changed(folder / "op_digest.inc", ", ".join(f"0x{byte:02x}" for byte in value) + "\n")
     listing = folder / "operators.txt"
     _write_if_changed(listing, report(operators, forwarded, skipped))

@@ -12,6 +12,11 @@ constexpr OperatorName kAllowed[] = {
 #include "allowed_ops.inc"
 };
 
+using c10::DispatchKey;
+constexpr SharedName kShared[] = {
+#include "shared_ops.inc"
+};
+
 constexpr std::array<uint8_t, wire::kDigestBytes> kDigest = {
 #include "op_digest.inc"
 };
@@ -20,6 +25,7 @@ constexpr std::array<uint8_t, wire::kDigestBytes> kDigest = {
 
 std::span<const OperatorName> forwarded() { return kForwarded; }
 std::span<const OperatorName> allowed() { return kAllowed; }
+std::span<const SharedName> shared() { return kShared; }
 const std::array<uint8_t, wire::kDigestBytes>& digest() { return kDigest; }
 
 }  // namespace elara::ops

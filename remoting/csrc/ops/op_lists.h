@@ -1,6 +1,8 @@
 // The operators that client and device server agree on (see generate.py), and the digest that proves it.
 #pragma once
 
+#include <c10/core/DispatchKey.h>
+
 #include <array>
 #include <cstdint>
 #include <span>
@@ -15,10 +17,18 @@ struct OperatorName {
   const char* overload;  // "Tensor", or "" for none
 };
 
+struct SharedName {
+  const char* name;
+  const char* overload;
+  c10::DispatchKey from;
+};
+
 // What the client registers a forwarding kernel for.
 std::span<const OperatorName> forwarded();
 // What a device server runs.
 std::span<const OperatorName> allowed();
+// What torch has one function for, on the CPU as on CUDA devices, and a CPU build registers at `from` only.
+std::span<const SharedName> shared();
 // SHA-256 over both lists and their schemas.
 ELARA_API const std::array<uint8_t, wire::kDigestBytes>& digest();
 

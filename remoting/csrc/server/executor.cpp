@@ -80,9 +80,26 @@ void Executor::run(const Call& call, wire::Reader& variables) {
   for (const Argument& argument : call.arguments) {
     stack_.push_back(reader_.value(argument, variables));
     tensor_arguments_.push_back(argument.tag == wire::Tag::kTensor ? stack_.back().toTensor() : at::Tensor());
+    share_identity();
   }
   if (call.op->check != nullptr && device_.device().is_cpu()) call.op->check(stack_);
   call.op->handle->callBoxed(&stack_);
+}
+
+// Kernels ask whether an output is an input, too: the last argument becomes an earlier one that is the same tensor.
+void Executor::share_identity() {
+  const at::Tensor& last = tensor_arguments_.back();
+  if (!last.defined()) return;
+  for (size_t i = 0; i + 1 < tensor_arguments_.size(); ++i) {
+    const at::Tensor& earlier = tensor_arguments_[i];
+    if (!earlier.defined() || !earlier.storage().is_alias_of(last.storage())) continue;
+    if (earlier.scalar_type() != last.scalar_type() || earlier.storage_offset() != last.storage_offset()) continue;
+    if (earlier.sizes() != last.sizes() || earlier.strides() != last.strides()) continue;
+    if (flags_of(earlier) != flags_of(last)) continue;
+    stack_.back() = earlier;
+    tensor_arguments_.back() = earlier;
+    return;
+  }
 }
 
 void Executor::execute(const Template& call, uint64_t first_output, wire::Reader& variables) {
@@ -246,7 +263,10 @@ void Executor::describe_tensor(at::Tensor made, uint64_t& id, wire::Writer& repl
     const at::Tensor& argument = tensor_arguments_[i];
     if (!argument.defined() || !made.storage().is_alias_of(argument.storage())) continue;
     // What was resized in place is the same tensor, but the client has yet to learn its shape.
-    const bool untouched = made.is_same(argument) && shape_unchanged(i, made);
+    const TensorSpec& passed = call_->arguments[i].tensor;
+    const bool untouched = made.is_same(argument) && made.sizes() == at::IntArrayRef(passed.sizes) &&
+                           made.strides() == at::IntArrayRef(passed.strides) &&
+                           (flags_of(made) & kBits) == (passed.flags & kBits);
     reply.put(untouched ? OutputKind::kAlias : OutputKind::kView);
     reply.put(static_cast<uint32_t>(i));
     if (!untouched) {

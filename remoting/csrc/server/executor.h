@@ -29,6 +29,7 @@ class Executor {
  private:
   // Fills stack_ with the arguments, runs the operator, and leaves the outputs there.
   void run(const Call& call, wire::Reader& variables);
+  void share_identity();
   void bind(const Output& expected, const c10::IValue& value, uint64_t& id);
   void bind_new(const Output& expected, const at::Tensor& result, uint64_t id);
   at::Tensor on_device(const at::Tensor& made) const;

@@ -54,6 +54,23 @@ class CUDAGraph:
         raise RuntimeError(cuda_names.CUDA_GRAPHS)
 
 
+class ExternalStream:
+    """Stands for `torch.cuda.ExternalStream`, which there is not."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        raise RuntimeError("streams of other libraries cannot be used: the GPU is not in this machine")
+
+
+class Marks:
+    """Stands for `torch.cuda.nvtx`'s library: marks are for a profiler of CUDA, and nobody listens here."""
+
+    @staticmethod
+    def _ignore(*_: Any) -> int:
+        return 0
+
+    rangePushA = rangePop = rangeStartA = rangeEnd = markA = deviceRangeStart = deviceRangeEnd = _ignore
+
+
 def _is_acceptable(_: Any) -> bool:
     """Whether cuDNN's own interface could take a tensor: no, and that is worth no warning."""
     return False
@@ -84,6 +101,8 @@ def install() -> None:
     for module in (cuda, torch.cuda.streams):
         module.Stream = streams.Stream
         module.Event = streams.Event
+        module.ExternalStream = ExternalStream
+    torch.cuda.nvtx._nvtx = Marks()
     for module in (cuda, torch.cuda.graphs):
         module.CUDAGraph = CUDAGraph
     torch.backends.cudnn.is_acceptable = _is_acceptable

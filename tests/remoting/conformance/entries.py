@@ -1,4 +1,4 @@
-"""The entries of PyTorch's operator database, and for each the dtype and the sample inputs that are compared."""
+"""The entries of PyTorch's operator database, and for each the dtypes and the sample inputs that are compared."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch.testing._internal.common_methods_invocations import op_db
 
 SEED = 20261123
-# One dtype an entry: the first of these that PyTorch's CPU kernels support.
+# Where one dtype an entry is compared, it is the first of these that PyTorch's CPU kernels support.
 DTYPES = (
     torch.float32,
     torch.complex64,
@@ -34,12 +34,11 @@ def by_name() -> dict[str, Any]:
     return {entry.formatted_name: entry for entry in op_db}
 
 
-def choose_dtype(entry: Any, wanted: str | None = None) -> Any:
-    """The dtype an entry is compared in; `wanted` ("float64") is taken where the entry supports it."""
+def dtypes_of(entry: Any) -> list[Any]:
+    """Every dtype that the native CPU build supports for `entry`, the preferred one first."""
     supported = entry.supported_dtypes("cpu")
-    if wanted is not None and getattr(torch, wanted) in supported:
-        return getattr(torch, wanted)
-    return next((dtype for dtype in DTYPES if dtype in supported), FALLBACK)
+    preferred = [dtype for dtype in DTYPES if dtype in supported]
+    return preferred + sorted(set(supported) - set(preferred), key=str) or [FALLBACK]
 
 
 def differentiable(entry: Any, dtype: Any) -> bool:

@@ -12,28 +12,29 @@ import traceback
 
 
 def main() -> None:
-    """`worker.py DEVICE SAMPLES DTYPE`: reads entry names from standard input, until it closes."""
+    """`worker.py DEVICE SAMPLES plain|every`: reads "entry dtype" lines from standard input, until it closes."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    device, count, dtype = sys.argv[1], int(sys.argv[2]), sys.argv[3] or None
+    device, count, every = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "every"
 
     import torch
 
     torch.set_num_threads(1)  # so that sums are added in the same order on both sides
     from tests.remoting.conformance.check_entry import Result, check
-    from tests.remoting.conformance.entries import by_name
+    from tests.remoting.conformance.entries import by_name, dtypes_of
 
     entries = by_name()
     if device != "cpu":
         torch.zeros(1, device=device).cpu()
-    print(json.dumps({"entries": list(entries)}), file=answers)
+    known = {name: [str(dtype).removeprefix("torch.") for dtype in dtypes_of(entry)] for name, entry in entries.items()}
+    print(json.dumps({"entries": known}), file=answers)
     for line in sys.stdin:
-        name = line.strip()
+        name, dtype = line.split()
         try:
-            result = check(entries[name], device, count, dtype)
+            result = check(entries[name], device, count, getattr(torch, dtype), every_variant=every)
         except BaseException as error:
             traceback.print_exc()
-            result = Result(name, status="error", detail=f"{type(error).__name__}: {error}"[:300])
+            result = Result(name, dtype, status="error", detail=f"{type(error).__name__}: {error}"[:300])
         alive = device == "cpu" or answers_still(device)
         print(json.dumps({**result.as_dict(), "device_alive": alive}), file=answers)
         if not alive:

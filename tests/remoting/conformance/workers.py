@@ -1,6 +1,6 @@
-"""Runs the entries on a few worker processes, each with a device of its own and a time limit an entry.
+"""Runs the entries on a few worker processes, each with a device of its own and a time limit.
 
-One entry that hangs, or takes its process or its device server down, costs that entry and a restart.
+A pair of entry and dtype that hangs, or takes its process or its device server down, costs that pair and a restart.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ START_LIMIT = 180.0  # importing PyTorch's operator database takes long on a bus
 # Gives the environment of a process that has the target device, for as long as the context lasts.
 Target = Callable[[Path], AbstractContextManager[dict[str, str]]]
 Row = dict[str, Any]
+Pair = tuple[str, str]  # an entry's name and a dtype's
+Entries = dict[str, list[str]]  # an entry's dtypes by its name
 
 
 class WorkerFailed(RuntimeError):
@@ -30,11 +32,11 @@ class WorkerFailed(RuntimeError):
 
 @dataclass
 class Plan:
-    """What to run: the device's name in torch, how many samples, the dtype asked for, and limits in seconds."""
+    """What to run: the device's name in torch, how many samples, all variants or not, and limits in seconds."""
 
     device: str
-    samples: int = 4
-    dtype: str = ""
+    samples: int = 8
+    every_variant: bool = True
     limit: float = 60.0
     workers: int = 2
 
@@ -53,15 +55,15 @@ class Worker:
     def log(self) -> Path:
         return self.folder / "worker.log"
 
-    async def start(self) -> list[str]:
-        """Start the process; the names of all entries."""
+    async def start(self) -> Entries:
+        """Start the process; all entries with their dtypes."""
         self.folder.mkdir(parents=True, exist_ok=True)
         device = self._stack.enter_context(self.target(self.folder))
         threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         log = self._stack.enter_context(self.log.open("ab"))
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.remoting.conformance.worker"),
-            *(self.plan.device, str(self.plan.samples), self.plan.dtype),
+            *(self.plan.device, str(self.plan.samples), "every" if self.plan.every_variant else "plain"),
             cwd=ROOT,
             env=os.environ | threads | device,
             stdin=asyncio.subprocess.PIPE,
@@ -74,21 +76,24 @@ class Worker:
         except (TimeoutError, EOFError) as error:
             await self.stop()
             raise WorkerFailed(f"A worker did not start. The end of {self.log}:\n{self._log_end(2000)}") from error
-        return list(ready["entries"])
+        return dict(ready["entries"])
 
-    async def check(self, name: str) -> Row:
-        """The row of one entry; a worker that hangs or dies gives one too, and is stopped."""
+    async def check(self, pair: Pair) -> Row:
+        """The row of one pair; a worker that hangs or dies gives one too, and is stopped."""
+        name, dtype = pair
         assert self._process is not None and self._process.stdin is not None
         try:
-            self._process.stdin.write(f"{name}\n".encode())
+            self._process.stdin.write(f"{name} {dtype}\n".encode())
             row = await self._answer(self.plan.limit)
         except TimeoutError:
             await self.stop()
-            return {"name": name, "status": "timeout", "detail": f"no result within {self.plan.limit:.0f} s"}
+            detail = f"no result within {self.plan.limit:.0f} s"
+            return {"name": name, "dtype": dtype, "status": "timeout", "detail": detail}
         except (EOFError, ConnectionError):
             code = await self.stop()
             return {
                 "name": name,
+                "dtype": dtype,
                 "status": "crash",
                 "detail": f"the worker ended ({_ending(code)}): {self._log_end(300)}",
             }
@@ -133,24 +138,24 @@ def _ending(code: int) -> str:
 
 
 async def run(
-    plan: Plan, target: Target, folder: Path, choose: Callable[[list[str]], list[str]]
+    plan: Plan, target: Target, folder: Path, choose: Callable[[Entries], list[Pair]]
 ) -> AsyncIterator[tuple[int, Row]]:
-    """Check the entries that `choose` picks of all names; yields (how many were picked, row) as they come."""
+    """Check the pairs that `choose` picks; yields (how many were picked, row) as they come."""
     workers = [Worker(plan, target, folder / f"worker-{index}") for index in range(plan.workers)]
     rows: asyncio.Queue[Row | BaseException] = asyncio.Queue()
     tasks: list[asyncio.Task[None]] = []
     try:
-        names = await asyncio.gather(*(worker.start() for worker in workers))
-        picked = choose(names[0])
+        entries = await asyncio.gather(*(worker.start() for worker in workers))
+        picked = choose(entries[0])
         left = list(reversed(picked))
 
         async def drain(worker: Worker) -> None:
             try:
                 while left:
-                    name = left.pop()
+                    pair = left.pop()
                     if not worker.running:
                         await worker.start()
-                    await rows.put(await worker.check(name))
+                    await rows.put(await worker.check(pair))
             except BaseException as error:
                 await rows.put(error)
                 raise

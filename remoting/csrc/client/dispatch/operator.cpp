@@ -44,6 +44,11 @@ bool is_one_of(std::string_view name, const std::array<std::string_view, N>& nam
 constexpr std::array<std::string_view, 5> kValuesMatter = {"aten::arange", "aten::range", "aten::linspace",
                                                            "aten::logspace", "aten::bincount"};
 
+// Their shape functions do not tell all: of an argument that grows to the result's size, of a lazy conjugate, of the
+// strides of an empty `out=`. The server teaches what comes out.
+constexpr std::array<std::string_view, 3> kTaught = {"aten::addbmm_", "aten::linalg_lu_solve",
+                                                     "aten::triangular_solve"};
+
 }  // namespace
 
 Operator::Operator(const c10::OperatorHandle& op) : handle(op), number(g_next_number++) {
@@ -90,7 +95,9 @@ Operator::Operator(const c10::OperatorHandle& op) : handle(op), number(g_next_nu
   in_place_only =
       writes && !has_out && !always_waits && returns.size() <= 1 && (returns.empty() || returns[0].written >= 0);
   values_matter = is_one_of(schema.name(), kValuesMatter);
-  meta = captured_meta(op);
+  const bool taught = is_one_of(schema.name(), kTaught);
+  in_place_only = in_place_only && !taught;
+  if (!taught) meta = captured_meta(op);
 }
 
 Operator& operator_for(const c10::OperatorHandle& op) {

@@ -51,6 +51,16 @@ c10::IValue to_meta(const c10::IValue& value) {
   return value;
 }
 
+// The first argument that is the same tensor as the `i`-th: `x.add_(y)` may be `add.out(x, y, out=x)`, and an output
+// that is an input, too, is not resized.
+size_t first_of_same(at::ArrayRef<c10::IValue> arguments, size_t i) {
+  if (!arguments[i].isTensor() || !arguments[i].toTensor().defined()) return i;
+  for (size_t earlier = 0; earlier < i; ++earlier) {
+    if (arguments[earlier].isTensor() && arguments[earlier].toTensor().is_same(arguments[i].toTensor())) return earlier;
+  }
+  return i;
+}
+
 // What a shape function did to the stand-ins of written arguments is done to the arguments.
 bool resize_written(const Operator& op, at::ArrayRef<c10::IValue> arguments,
                     const std::vector<c10::IValue>& stand_ins) {
@@ -135,7 +145,10 @@ Inferred infer_outputs(const Operator& op, at::ArrayRef<c10::IValue> arguments) 
   }
   std::vector<c10::IValue> stand_ins;
   stand_ins.reserve(arguments.size());
-  for (const auto& argument : arguments) stand_ins.push_back(to_meta(argument));
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const size_t same = op.writes ? first_of_same(arguments, i) : i;
+    stand_ins.push_back(same < i ? stand_ins[same] : to_meta(arguments[i]));
+  }
   torch::jit::Stack stack(stand_ins.begin(), stand_ins.end());
   {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
@@ -165,6 +178,8 @@ Taught take_taught(const Operator& op, std::vector<Output> outputs, at::ArrayRef
         const at::Tensor& tensor = arguments[static_cast<size_t>(written)].toTensor();
         auto* impl = tensor.unsafeGetTensorImpl();
         impl->set_sizes_and_strides(output.sizes, output.strides, output.offset);
+        impl->_set_conj((output.flags & wire::kConjugate) != 0);
+        impl->_set_neg((output.flags & wire::kNegative) != 0);
         const size_t needed = at::detail::computeStorageNbytes(output.sizes, output.strides, tensor.element_size(),
                                                                static_cast<size_t>(output.offset));
         auto* storage = impl->unsafe_storage().unsafeGetStorageImpl();
