@@ -146,5 +146,5 @@ def test_what_is_not_there_is_refused_in_one_sentence(bench: Bench) -> None:
     with pytest.raises(BufferError, match=r"copy the tensor with \.cpu\(\) first"):
         torch.utils.dlpack.to_dlpack(tensor)
     assert not hasattr(tensor, "__cuda_array_interface__")
-    with pytest.raises(NotImplementedError, match="to_sparse does not run on an attached GPU"):
-        tensor.to_sparse().cpu()
+    with pytest.raises(NotImplementedError, match="not supported for sparse tensors on an attached GPU; use a dense"):
+        torch.sparse.softmax(tensor.to_sparse(), 0)

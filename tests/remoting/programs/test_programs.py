@@ -22,6 +22,8 @@ ATTACHED = sorted(path.stem for path in HERE.glob("program_*.py"))
 # These begin without an attachment and make their own when they want one.
 UNATTACHED = sorted(path.stem for path in HERE.glob("late_*.py"))
 
+LONGEST = ("late_digits", "program_libraries", "program_transforms")
+
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.CompletedProcess[str]]:
@@ -32,7 +34,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.C
         for program in UNATTACHED:
             environments[program] = {**os.environ, "ELARA_RUNTIME_DIR": str(tmp_path_factory.mktemp(program))}
         # The longest first, so that none is left over for one core.
-        order = sorted(environments, key=lambda program: program != "late_digits")
+        order = sorted(environments, key=lambda program: program not in LONGEST)
         return dict(zip(order, pool.map(lambda program: run(program, environments[program]), order), strict=True))
 
 
@@ -42,11 +44,11 @@ def run(program: str, environment: dict[str, str]) -> subprocess.CompletedProces
     # With more threads than a busy machine has cores, the CPU's own kernels spin between small operators.
     environment = {**environment, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*command, str(HERE / f"{program}.py")], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
+        [*command, str(HERE / f"{program}.py")], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400
     )
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("program", [*ATTACHED, *UNATTACHED])
 def test_program(program: str, outcomes: dict[str, subprocess.CompletedProcess[str]]) -> None:
     finished = outcomes[program]
