@@ -91,6 +91,8 @@ void activate() {
   static std::once_flag once;
   std::call_once(once, [] {
     register_forwarded();
+    Quiet quiet;  // as above
+    c10::WarningUtils::WarningHandlerGuard silence(&quiet);
     // A fallback makes the dispatcher go over every operator there is: not at import, when nothing may ever be
     // attached.
     static auto* fallback = new torch::Library(torch::Library::IMPL, "_", c10::DispatchKey::CUDA, __FILE__, __LINE__);
