@@ -27,7 +27,7 @@ def check(here: Surroundings) -> Iterator[Finding]:
     unverified.verify_mode = ssl.CERT_NONE
     with httpx.Client(timeout=10, trust_env=False, verify=unverified) as client:
         restart = "See `logs/{0}.log` in the data folder." if here.under_up else "See the log: docker compose logs {0}."
-        seen: dict[str, httpx.Response] = {}
+        seen: dict[str, tuple[httpx.Response, datetime]] = {}
         for name, url, path in (
             ("hub", here.hub_url, "/hub/health"),
             ("service", here.service_url, f"{API_PREFIX}/health"),
@@ -36,7 +36,7 @@ def check(here: Surroundings) -> Iterator[Finding]:
         ):
             answer = _ask(client, url + path)
             if isinstance(answer, httpx.Response):
-                seen[name] = answer
+                seen[name] = answer, datetime.now(UTC)
                 yield ok(name, f"{url} answers.")
             else:
                 yield problem(name, f"{url or 'Its address'} {answer}.", _advice(name, restart.format(name)))
@@ -64,12 +64,11 @@ def _ask(client: httpx.Client, url: str, **options: Any) -> httpx.Response | str
     return answer if answer.status_code < 400 else f"answers with status {answer.status_code}"
 
 
-def _clocks(seen: dict[str, httpx.Response]) -> Iterator[Finding]:
-    now = datetime.now(UTC)
+def _clocks(seen: dict[str, tuple[httpx.Response, datetime]]) -> Iterator[Finding]:
     skews = {}
-    for name, answer in seen.items():
+    for name, (answer, at) in seen.items():
         try:
-            skews[name] = abs((parsedate_to_datetime(answer.headers["date"]) - now).total_seconds())
+            skews[name] = abs((parsedate_to_datetime(answer.headers["date"]) - at).total_seconds())
         except (KeyError, ValueError, TypeError):
             continue
     if not skews:
