@@ -12,5 +12,8 @@ def serve(
     emulated: bool,
     torch_threads: int = 0,
     libraries: list[str] = ...,
+    grace_seconds: float = 0.0,
+    control_fd: int = -1,
+    client_pidfd: int = -1,
 ) -> str: ...
 def operator_digest() -> bytes: ...

@@ -57,9 +57,9 @@ class Session:
         self.writer.close()
 
 
-async def open_session(node, lease_id, ordinal=0, *, kind=Kind.COMMANDS, session_id=None):
+async def open_session(node, lease_id, ordinal=0, *, kind=Kind.COMMANDS, session_id=None, resume=False):
     reader, writer = await asyncio.open_unix_connection(node.addresses.local)
-    writer.write(Preamble(kind, ordinal, lease_id, session_id or os.urandom(16).hex()).pack())
+    writer.write(Preamble(kind, ordinal, lease_id, session_id or os.urandom(16).hex(), resume).pack())
     return Session(reader, writer)
 
 

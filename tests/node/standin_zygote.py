@@ -1,9 +1,10 @@
 """A zygote with the real life cycle and a `serve` that speaks a line protocol instead of tensors.
 
 Lines: `pid`, `options`, `reserve N` (counts in the ledger as the core does), `stubborn` (ignores SIGTERM),
-`env`, `status`, `try EXPRESSION`, `crash`, `quit`.
+`env`, `status`, `try EXPRESSION`, `take` (answers, on both, what came with another connection), `crash`, `quit`.
 """
 
+import contextlib
 import ctypes
 import json
 import mmap
@@ -16,7 +17,7 @@ import threading  # noqa: F401 - for `try`: what is not loaded yet may lie where
 import types
 
 
-def serve(fd, *, ledger_fd, slot, **options):
+def serve(fd, *, ledger_fd, slot, control_fd, client_pidfd, **options):
     ledger = mmap.mmap(ledger_fd, 0)
 
     def add(word, amount):
@@ -52,6 +53,15 @@ def serve(fd, *, ledger_fd, slot, **options):
                 answer = type(error).__name__
         elif command == "crash":
             ctypes.string_at(0)
+        elif command == "take":
+            control = socket.socket(fileno=os.dup(control_fd))
+            data, descriptors, _, _ = socket.recv_fds(control, 100, 1)
+            control.close()
+            answer = f"{data.decode()}, client known: {client_pidfd >= 0}"
+            taken = socket.socket(fileno=descriptors[0])
+            with contextlib.suppress(BrokenPipeError):
+                taken.sendall(answer.encode() + b"\n")
+            taken.close()
         elif command == "quit":
             return "said goodbye"
         stream.write(answer + "\n")

@@ -1,5 +1,6 @@
 import asyncio
 import os
+import signal
 import socket
 import time
 
@@ -69,8 +70,9 @@ async def test_refusals_are_sentences(node):
         good[:8] + b"\x63" + good[9:]: "no connection of kind 99",
         Preamble(Kind.COMMANDS, 0, "0" * 32, "5" * 32).pack(): "no such lease",
         Preamble(Kind.COMMANDS, 9, lease, "5" * 32).pack(): "Device 9 of this lease is not on this node",
-        Preamble(Kind.BULK, 0, lease, "5" * 32).pack(): "no bulk or peer",
-        Preamble(Kind.PEER, 0, lease, "5" * 32).pack(): "no bulk or peer",
+        Preamble(Kind.BULK, 0, lease, "5" * 32).pack(): "no bulk connections",
+        Preamble(Kind.PEER, 0, lease, "5" * 32, peer_ordinal=1).pack(): "no two sessions here",
+        Preamble(Kind.PEER, 0, "0" * 32, "5" * 32, peer_ordinal=1).pack(): "no such lease",
     }
     for data, expected in cases.items():
         assert expected in sentence(await answer_to(node, data))
@@ -84,6 +86,49 @@ async def test_a_second_command_stream_of_one_session_is_refused(node):
     second = await open_session(node, lease, session_id="7" * 32)
     assert "already has a connection" in sentence(await second.rest())
     assert int(await first.ask("pid")) > 0
+
+
+async def test_a_connection_that_resumes_reaches_the_device_server_that_is_there(node):
+    await node.wait_warm()
+    lease = node.lease_all(1000, None)["lease_id"]
+    first = await open_session(node, lease, session_id="7" * 32)
+    await first.ask("pid")
+    second = await open_session(node, lease, session_id="7" * 32, resume=True)
+    assert await first.ask("take") == "resume local, client known: True"
+    assert await second.rest() == b"resume local, client known: True\n"
+    assert node.leases.report()[0]["sessions"] == 1
+
+
+async def test_two_devices_of_a_session_are_connected_with_each_other_once(node):
+    await node.wait_warm()
+    lease = node.lease_all(1000, None)["lease_id"]
+    mine = [await open_session(node, lease, number, session_id="7" * 32) for number in (0, 1)]
+    other = await open_session(node, lease, 1, session_id="8" * 32)
+    for session in (*mine, other):
+        await session.ask("pid")
+    wrong = Preamble(Kind.PEER, 0, lease, "8" * 32, peer_ordinal=1).pack()
+    assert "no two sessions" in sentence(await answer_to(node, wrong))
+    for _ in range(2):
+        assert await answer_to(node, Preamble(Kind.PEER, 0, lease, "7" * 32, peer_ordinal=1).pack()) == b"ELARAPEER"
+    assert await mine[0].ask("take") == "peer 1, client known: True"
+    assert await mine[1].ask("take") == "peer 0, client known: True"
+
+
+async def test_who_comes_back_to_a_session_that_ended_is_told_why(node):
+    await node.wait_warm()
+    lease = node.lease_all(1000, None)["lease_id"]
+    stranger = await open_session(node, lease, session_id="8" * 32, resume=True)
+    assert sentence(await stranger.rest()) == "Its device server has ended."
+    for end, why in (("quit", "said goodbye"), ("kill", "killed by SIGKILL")):
+        session = await open_session(node, lease, session_id="7" * 32)
+        pid = int(await session.ask("pid"))
+        if end == "quit":
+            await session.ask("quit")
+        else:
+            os.kill(pid, signal.SIGKILL)
+        await until(lambda: node.leases.report()[0]["sessions"] == 0)
+        again = await open_session(node, lease, session_id="7" * 32, resume=True)
+        assert sentence(await again.rest()) == f"Its device server has ended ({why})."
 
 
 async def test_a_refusal_arrives_although_its_reader_had_sent_more(node):

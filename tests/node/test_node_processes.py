@@ -98,7 +98,7 @@ async def test_a_device_server_has_given_up_what_it_does_not_need(node, monkeypa
     environment = json.loads(await session.ask("env"))
     assert environment["ELARA_DISABLE"] == "1"
     assert not any("TOKEN" in name for name in environment)
-    assert len(os.listdir(f"/proc/{pid}/fd")) <= 7, "in, out, err, connection, ledger, its mapping, control"
+    assert len(os.listdir(f"/proc/{pid}/fd")) <= 8, "in, out, err, connection, ledger, its mapping, control, client"
     status = json.loads(await session.ask("status"))
     assert status["NoNewPrivs"] == "1"
     limits = proc(pid, "limits").decode()

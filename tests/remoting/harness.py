@@ -104,10 +104,16 @@ class DeviceServers:
     """
 
     def __init__(
-        self, folder: Path, devices: int = 1, memory: int = 2 << 30, tls: bool = False, torch_threads: int = 1
+        self,
+        folder: Path,
+        devices: int = 1,
+        memory: int = 2 << 30,
+        tls: bool = False,
+        torch_threads: int = 1,
+        grace_seconds: float = 60,
     ) -> None:
         self.folder, self.devices, self.memory = folder, devices, memory
-        self.torch_threads = torch_threads
+        self.torch_threads, self.grace_seconds = torch_threads, grace_seconds
         self.sockets = [folder / f"device{ordinal}.sock" for ordinal in range(devices)]
         self.ports: list[int] = []
         self.ledgers: list[int] = []
@@ -124,6 +130,7 @@ class DeviceServers:
             "torch_threads": self.torch_threads,
             "device": DEVICE,
             "model": MODEL,
+            "grace_seconds": self.grace_seconds,
             "log": str(self._log),
             "tls": self.tls,
         }
@@ -158,8 +165,15 @@ class DeviceServers:
         for ledger in self.ledgers:
             os.close(ledger)
 
-    def attach(self, epoch: int = 1, devices: int | None = None, local: bool | None = None) -> None:
-        """Write the attachment file. `local=False` offers TCP only; by default what there is."""
+    def attach(
+        self,
+        epoch: int = 1,
+        devices: int | None = None,
+        local: bool | None = None,
+        through: dict[int, str] | None = None,
+    ) -> None:
+        """Write the attachment file. `local=False` offers TCP only, `True` no TCP; by default what there is.
+        `through` names other addresses for devices: a socket's path, or host:port."""
         lines = ["elara-attachment 1", f"epoch {epoch}", "state attached", "reason ", f"lease {LEASE}", "expires 0"]
         for ordinal in range(self.devices if devices is None else devices):
             lines += [
@@ -171,10 +185,11 @@ class DeviceServers:
                 f"memory {self.memory}",
                 f"secret {SECRET.hex()}",
             ]
+            address = (through or {}).get(ordinal)
             if local is not False:
-                lines.append(f"local {self.sockets[ordinal]}")
-            if self.tls:
-                lines += [f"tcp 127.0.0.1:{self.ports[ordinal]}", f"ca {self.folder / 'ca.pem'}"]
+                lines.append(f"local {address or self.sockets[0]}")
+            if self.tls and local is not True:
+                lines += [f"tcp {address or f'127.0.0.1:{self.ports[0]}'}", f"ca {self.folder / 'ca.pem'}"]
         self._replace_attachment(lines)
 
     def detach(self, epoch: int = 2, reason: str = "detached by the test") -> None:
@@ -191,6 +206,12 @@ class DeviceServers:
     def environment(self) -> dict[str, str]:
         """What a process needs to find the attachment, on top of this one's environment."""
         return {**client_environment(), "ELARA_RUNTIME_DIR": str(self.folder)}
+
+    def running(self) -> list[int]:
+        """The processes of the sessions that run."""
+        assert self._process is not None
+        pid = self._process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def ended(self) -> list[Ended]:
         """The sessions that have ended so far."""
@@ -258,7 +279,7 @@ def make_certificates(folder: Path) -> dict[str, str]:
 
 
 def _serve_forever(config: dict[str, Any]) -> None:
-    """The process with torch imported: accepts, reads preambles, forks servers."""
+    """The process with torch imported: accepts, reads preambles, forks servers and passes on who comes back."""
     sys.path.insert(0, str(ROOT / "remoting"))
     from elara_remoting.node import operator_packages
 
@@ -277,37 +298,84 @@ def _serve_forever(config: dict[str, Any]) -> None:
             listeners[tcp] = (ordinal, True)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     slots = [0] * len(config["sockets"])
+    half_open: dict[socket.socket, tuple[int, bool, bytes]] = {}
+    sessions: dict[tuple[bytes, int], socket.socket] = {}
     print("ready", *ports, flush=True)
     while True:
-        for listener in select.select(list(listeners), [], [])[0]:
-            ordinal, over_tls = listeners[listener]
-            connection, _ = listener.accept()
-            slot = slots[ordinal] % 63
-            slots[ordinal] += 1
-            if os.fork() == 0:
-                _die_with_parent()
-                _serve_connection(module, {**config, "libraries": libraries}, connection, ordinal, over_tls, slot)
-            connection.close()
+        for ready in select.select([*listeners, *half_open], [], [])[0]:
+            if ready in listeners:
+                connection, _ = ready.accept()
+                half_open[connection] = (*listeners[ready], b"")
+                continue
+            ordinal, over_tls, begun = half_open.pop(ready)
+            with contextlib.suppress(OSError):
+                begun += (received := ready.recv(64 - len(begun)))
+                if received and len(begun) < 64:
+                    half_open[ready] = (ordinal, over_tls, begun)
+                    continue
+            # A node has one address for all of its devices; those that name none are for the socket's own.
+            ordinal = begun[9] if len(begun) == 64 and 0 < begun[9] < len(slots) else ordinal
+            if len(begun) == 64 and begun[16:32] != bytes.fromhex(LEASE):
+                _refuse(ready, "This node has no such lease. Detach and attach again.")
+            elif len(begun) == 64 and begun[8] == 2:
+                _connect_peers(sessions, begun[32:48], begun[9], begun[11], ready)
+            elif len(begun) == 64 and begun[10] & 1:
+                _pass_on(sessions.get((begun[32:48], ordinal)), ready, over_tls)
+            elif len(begun) == 64:
+                control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                sessions[begun[32:48], ordinal] = control
+                slot = slots[ordinal] % 63
+                slots[ordinal] += 1
+                if os.fork() == 0:
+                    _die_with_parent()
+                    control.close()
+                    for other in (*listeners, *half_open, *sessions.values()):
+                        other.close()
+                    _serve_connection(
+                        module, {**config, "libraries": libraries}, ready, theirs, ordinal, over_tls, slot
+                    )
+                theirs.close()
+            ready.close()
+
+
+def _refuse(connection: socket.socket, sentence: str) -> None:
+    with contextlib.suppress(OSError):
+        connection.sendall(b"ELARAERR" + struct.pack("<H", len(sentence)) + sentence.encode())
+
+
+def _connect_peers(
+    sessions: dict[tuple[bytes, int], socket.socket], session: bytes, first: int, second: int, asker: socket.socket
+) -> None:
+    if (session, first) not in sessions or (session, second) not in sessions:
+        _refuse(asker, "There are no two sessions here to connect with each other.")
+        return
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    for end, ordinal, other in zip(ends, (first, second), (second, first), strict=True):
+        socket.send_fds(sessions[session, ordinal], [f"peer {other}".encode()], [end.fileno()])
+        end.close()
+    asker.sendall(b"ELARAPEER")
+
+
+def _pass_on(control: socket.socket | None, connection: socket.socket, over_tls: bool) -> None:
+    try:
+        if control is None:
+            raise OSError
+        socket.send_fds(control, [b"resume tcp" if over_tls else b"resume local"], [connection.fileno()])
+    except OSError:
+        _refuse(connection, "Its device server has ended.")
 
 
 def _serve_connection(
-    module: ModuleType, config: dict[str, Any], connection: socket.socket, ordinal: int, over_tls: bool, slot: int
+    module: ModuleType,
+    config: dict[str, Any],
+    connection: socket.socket,
+    control: socket.socket,
+    ordinal: int,
+    over_tls: bool,
+    slot: int,
 ) -> None:
-    reason = "no preamble"
+    tls = config["tls"] if over_tls else None
     try:
-        connection.settimeout(5)
-        preamble = b""
-        while len(preamble) < 64:
-            received = connection.recv(64 - len(preamble))
-            if not received:
-                os._exit(0)
-            preamble += received
-        if preamble[16:32] != bytes.fromhex(LEASE):
-            sentence = b"This node has no such lease. Detach and attach again."
-            connection.sendall(b"ELARAERR" + struct.pack("<H", len(sentence)) + sentence)
-            os._exit(0)
-        connection.settimeout(None)
-        tls = config["tls"] if over_tls else None
         reason = module.serve(
             connection.detach(),
             tls_cert=tls and tls["cert"],
@@ -321,6 +389,8 @@ def _serve_connection(
             emulated=config["device"] == "cpu",
             torch_threads=config["torch_threads"],
             libraries=config["libraries"],
+            grace_seconds=config["grace_seconds"],
+            control_fd=control.fileno(),
         )
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"

@@ -142,6 +142,15 @@ PYBIND11_MODULE(_client, m) {
   m.def("connect", [](int ordinal) { session_at(checked_ordinal(ordinal)); }, release());
   m.def("synchronize", [](int ordinal) { session_at(checked_ordinal(ordinal)).synchronize(); }, release());
   m.def("flush", [](int ordinal) { session_at(checked_ordinal(ordinal)).flush(); }, release());
+  m.def(
+      "leave",
+      [] {
+        visit_open_sessions([](Session& session) {
+          session.retire("CUDA error: this process is about to end, and has left its GPU.");
+          session.leave(std::chrono::milliseconds(1000));
+        });
+      },
+      release());
   m.def("server_stats", &server_stats_dict);
   m.def("counters", &client_counters);
   m.def("reset_peak", &reset_peak, release());

@@ -15,9 +15,10 @@ namespace elara::net {
 
 namespace {
 
+template <class Error = ConnectionLost>
 [[noreturn]] void unreachable(const std::string& address, const std::string& why) {
-  throw ConnectionLost("The node at " + address + " cannot be reached: " + why +
-                       ". If it does not come back, detach and attach again to get another device.");
+  throw Error("The node at " + address + " cannot be reached: " + why +
+              ". If it does not come back, detach and attach again to get another device.");
 }
 
 // Closes the socket unless it was handed on.
@@ -27,6 +28,7 @@ class Socket {
   ~Socket() {
     if (fd_ >= 0) ::close(fd_);
   }
+  Socket(Socket&& other) noexcept : fd_(other.release()) {}
   Socket(const Socket&) = delete;
   Socket& operator=(const Socket&) = delete;
   int get() const { return fd_; }
@@ -54,7 +56,8 @@ int connect_within(int fd, const sockaddr* address, socklen_t size, Clock::time_
   return error;
 }
 
-std::unique_ptr<Stream> connect_local(const std::string& path, const Preamble& preamble, Clock::time_point deadline) {
+std::unique_ptr<Stream> connect_local(const std::string& path, const Preamble& preamble, Clock::time_point deadline,
+                                      bool expect_refusal = true) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path) unreachable(path, "the socket's path is too long");
@@ -62,8 +65,9 @@ std::unique_ptr<Stream> connect_local(const std::string& path, const Preamble& p
   Socket socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (socket.get() < 0) unreachable(path, std::strerror(errno));
   const int error = connect_within(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address, deadline);
+  if (error == ECONNREFUSED || error == ENOENT) unreachable<NodeGone>(path, std::strerror(error));
   if (error != 0) unreachable(path, std::strerror(error));
-  auto stream = std::make_unique<PlainStream>(socket.release(), "the device server", true);
+  auto stream = std::make_unique<PlainStream>(socket.release(), "the device server", expect_refusal);
   stream->set_deadline(deadline);
   const auto head = preamble.encode();
   stream->write_all(head.data(), head.size());
@@ -71,7 +75,8 @@ std::unique_ptr<Stream> connect_local(const std::string& path, const Preamble& p
   return stream;
 }
 
-std::unique_ptr<Stream> connect_tcp(const Endpoint& endpoint, const Preamble& preamble, Clock::time_point deadline) {
+// A connection on which the preamble has been sent.
+Socket open_tcp(const Endpoint& endpoint, const Preamble& preamble, Clock::time_point deadline) {
   const std::string& text = endpoint.tcp;
   const size_t colon = text.rfind(':');
   if (colon == std::string::npos) unreachable(text, "the address has no port");
@@ -96,9 +101,14 @@ std::unique_ptr<Stream> connect_tcp(const Endpoint& endpoint, const Preamble& pr
     // A new socket's buffer takes 64 bytes at once.
     const ssize_t sent = ::send(socket.get(), head.data(), head.size(), MSG_NOSIGNAL);
     if (sent != static_cast<ssize_t>(head.size())) unreachable(text, "the connection was closed at once");
-    return TlsStream::connect(socket.release(), "the device server at " + text, endpoint.ca_pem, deadline);
+    return socket;
   }
   unreachable(text, std::strerror(error));
+}
+
+std::unique_ptr<Stream> connect_tcp(const Endpoint& endpoint, const Preamble& preamble, Clock::time_point deadline) {
+  Socket socket = open_tcp(endpoint, preamble, deadline);
+  return TlsStream::connect(socket.release(), "the device server at " + endpoint.tcp, endpoint.ca_pem, deadline);
 }
 
 }  // namespace
@@ -110,8 +120,24 @@ std::unique_ptr<Stream> connect_stream(const Endpoint& endpoint, const Preamble&
     return connect_local(endpoint.local, preamble, deadline);
   }
   if (!endpoint.tcp.empty()) return connect_tcp(endpoint, preamble, deadline);
-  if (!endpoint.local.empty()) unreachable(endpoint.local, "there is no such socket on this machine");
+  if (!endpoint.local.empty()) {
+    unreachable<NodeGone>(endpoint.local, "there is no such socket on this machine");
+  }
   throw ConnectionLost("The attachment names no address for the device. Detach and attach again.");
+}
+
+std::string ask_node(const Endpoint& endpoint, const Preamble& preamble, std::chrono::milliseconds timeout) {
+  const auto deadline = Clock::now() + timeout;
+  std::unique_ptr<Stream> stream;
+  if (!endpoint.local.empty() && ::access(endpoint.local.c_str(), F_OK) == 0) {
+    stream = connect_local(endpoint.local, preamble, deadline, /*expect_refusal=*/false);
+  } else {
+    stream = std::make_unique<PlainStream>(open_tcp(endpoint, preamble, deadline).release(), "the node");
+  }
+  stream->set_deadline(deadline);
+  std::string answer(9, '\0');
+  stream->read_exact(answer.data(), answer.size());
+  return answer;
 }
 
 }  // namespace elara::net

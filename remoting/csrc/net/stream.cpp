@@ -59,16 +59,17 @@ void Stream::fail_errno(int error) const {
   fail(std::strerror(error));
 }
 
+int Stream::milliseconds_left() const {
+  if (!deadline_) return -1;
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(*deadline_ - Clock::now()).count();
+  if (left <= 0) fail("it did not answer in time");
+  return static_cast<int>(left);
+}
+
 void Stream::wait_for(short events) {
   for (;;) {
-    int milliseconds = -1;
-    if (deadline_) {
-      const auto left = std::chrono::ceil<std::chrono::milliseconds>(*deadline_ - Clock::now()).count();
-      if (left <= 0) fail("it did not answer in time");
-      milliseconds = static_cast<int>(left);
-    }
     pollfd entry{fd_, events, 0};
-    const int ready = ::poll(&entry, 1, milliseconds);
+    const int ready = ::poll(&entry, 1, milliseconds_left());
     if (ready > 0) return;
     if (ready < 0 && errno != EINTR) fail_errno(errno);
   }
@@ -161,12 +162,36 @@ void PlainStream::write_all(std::span<const iovec> pieces) {
   }
 }
 
+size_t PlainStream::try_read(void* into, size_t most) {
+  for (;;) {
+    const ssize_t got = ::recv(fd_, into, most, MSG_DONTWAIT);
+    if (got > 0) return static_cast<size_t>(got);
+    if (got == 0) fail("it was closed at the other end");
+    if (errno == EAGAIN || errno == EWOULDBLOCK) return 0;
+    if (errno != EINTR) fail_errno(errno);
+  }
+}
+
+size_t PlainStream::try_write(std::span<const iovec> pieces) {
+  msghdr message{};
+  message.msg_iov = const_cast<iovec*>(pieces.data());
+  message.msg_iovlen = pieces.size();
+  for (;;) {
+    const ssize_t sent = ::sendmsg(fd_, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent >= 0) return static_cast<size_t>(sent);
+    if (errno == EAGAIN || errno == EWOULDBLOCK) return 0;
+    if (errno != EINTR) fail_errno(errno);
+  }
+}
+
 std::array<char, Preamble::kBytes> Preamble::encode() const {
   std::array<char, kBytes> out{};
   std::memcpy(out.data(), "ELARA\0", 6);
   std::memcpy(out.data() + 6, &kVersion, 2);
   out[8] = static_cast<char>(kind);
   out[9] = static_cast<char>(ordinal);
+  out[10] = resume ? 1 : 0;
+  out[11] = static_cast<char>(peer_ordinal);
   std::memcpy(out.data() + 16, lease.data(), lease.size());
   std::memcpy(out.data() + 32, session.data(), session.size());
   return out;

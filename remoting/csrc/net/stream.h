@@ -27,6 +27,12 @@ class ConnectionLost : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// Nobody listens on the node's local socket: the node agent, and with it every device server, has ended.
+class NodeGone : public ConnectionLost {
+ public:
+  using ConnectionLost::ConnectionLost;
+};
+
 // The node answered with a refusal; the text is the node's own sentence.
 class ConnectionRefused : public ConnectionLost {
  public:
@@ -47,6 +53,17 @@ class Stream {
   virtual bool buffered() { return false; }
   // Writes all the pieces; the array is not changed.
   virtual void write_all(std::span<const iovec> pieces) = 0;
+  // What can be done at once: 0 when that is nothing. A stream is used either by these two or by those above.
+  // A stream of which neither ever waits needs no own.
+  virtual size_t try_read(void* into, size_t most) { return read_some(into, most); }
+  virtual size_t try_write(std::span<const iovec> pieces) {
+    write_all(pieces);
+    size_t bytes = 0;
+    for (const iovec& piece : pieces) bytes += piece.iov_len;
+    return bytes;
+  }
+  // The other side has received so many bytes of this stream. Only one that can be resumed cares.
+  virtual void acknowledged(uint64_t) {}
 
   void read_exact(void* into, size_t count);
   void write_all(const void* data, size_t count);
@@ -67,6 +84,8 @@ class Stream {
   [[noreturn]] void fail(std::string_view why) const;
   [[noreturn]] void fail_errno(int error) const;
   bool has_deadline() const { return deadline_.has_value(); }
+  // For poll: -1 without a deadline. Throws ConnectionLost past it.
+  int milliseconds_left() const;
 
   int fd_;
   std::string peer_;
@@ -84,6 +103,8 @@ class PlainStream final : public Stream {
 
   size_t read_some(void* into, size_t most) override;
   void write_all(std::span<const iovec> pieces) override;
+  size_t try_read(void* into, size_t most) override;
+  size_t try_write(std::span<const iovec> pieces) override;
   using Stream::write_all;
 
  private:
@@ -108,12 +129,15 @@ class TlsStream final : public Stream {
   size_t read_some(void* into, size_t most) override;
   bool buffered() override;
   void write_all(std::span<const iovec> pieces) override;
+  size_t try_read(void* into, size_t most) override;
+  size_t try_write(std::span<const iovec> pieces) override;
   using Stream::write_all;
 
  private:
   TlsStream(int fd, std::string peer, ssl_ctx_st* context);
   void handshake(bool as_server, Clock::time_point deadline);
   void write_piece(const char* data, size_t count);
+  bool would_block(int result) const;
   // Waits for what OpenSSL asked for after `result`, or throws. `lock` is released meanwhile.
   void settle(int result, std::unique_lock<std::mutex>& lock);
 
@@ -130,6 +154,8 @@ struct Preamble {
 
   Kind kind = Kind::kCommand;
   uint8_t ordinal = 0;
+  bool resume = false;       // of a session whose connection was lost
+  uint8_t peer_ordinal = 0;  // kPeer: the device to connect `ordinal` with
   std::array<uint8_t, 16> lease{};
   std::array<uint8_t, 16> session{};
 
@@ -144,9 +170,12 @@ struct Endpoint {
 };
 
 // Connects, sends the preamble and, on TCP, does the TLS handshake, all within `timeout`. Throws ConnectionLost with a
-// sentence that names the address, and ConnectionRefused when the node answers with a refusal (on a local socket that
-// comes with the first read).
+// sentence that names the address, NodeGone where nobody listens on the local socket, and ConnectionRefused when the
+// node answers with a refusal (on a local socket that comes with the first read).
 std::unique_ptr<Stream> connect_stream(const Endpoint& endpoint, const Preamble& preamble,
                                        std::chrono::milliseconds timeout);
+
+// Sends the preamble alone and returns the node's answer in clear, up to a few bytes. Throws as connect_stream does.
+std::string ask_node(const Endpoint& endpoint, const Preamble& preamble, std::chrono::milliseconds timeout);
 
 }  // namespace elara::net

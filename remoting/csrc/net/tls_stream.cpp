@@ -209,6 +209,47 @@ size_t TlsStream::read_some(void* into, size_t most) {
   }
 }
 
+size_t TlsStream::try_read(void* into, size_t most) {
+  std::unique_lock<std::mutex> lock(lock_);
+  size_t got = 0;
+  errno = 0;
+  const int result = SSL_read_ex(session_, into, most, &got);
+  if (result == 1) return got;
+  if (would_block(result)) return 0;
+  settle(result, lock);
+  return 0;
+}
+
+size_t TlsStream::try_write(std::span<const iovec> pieces) {
+  std::unique_lock<std::mutex> lock(lock_);
+  size_t done = 0;
+  for (const iovec& piece : pieces) {
+    for (size_t at = 0; at < piece.iov_len;) {
+      size_t sent = 0;
+      errno = 0;
+      // After a refusal the same bytes must come again; they do, because what was not sent stays where it is.
+      const int result = SSL_write_ex(session_, static_cast<const char*>(piece.iov_base) + at,
+                                      std::min(piece.iov_len - at, 4 * kRecord), &sent);
+      if (result != 1) {
+        const bool blocked = would_block(result);
+        // What went out before a failure counts; the failure shows again at the next call.
+        if (done != 0 && !blocked) ERR_clear_error();
+        if (done != 0 || blocked) return done;
+        settle(result, lock);
+        return 0;
+      }
+      at += sent;
+      done += sent;
+    }
+  }
+  return done;
+}
+
+bool TlsStream::would_block(int result) const {
+  const int reason = SSL_get_error(session_, result);
+  return reason == SSL_ERROR_WANT_READ || reason == SSL_ERROR_WANT_WRITE;
+}
+
 bool TlsStream::buffered() {
   std::unique_lock<std::mutex> lock(lock_);
   return SSL_has_pending(session_) == 1;

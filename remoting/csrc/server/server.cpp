@@ -10,6 +10,7 @@
 #include <chrono>
 #include <csignal>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <utility>
 
@@ -17,6 +18,7 @@
 #include "ops/op_lists.h"
 #include "server/accounting_allocator.h"
 #include "server/emulated/kernels.h"
+#include "server/link.h"
 #include "server/session.h"
 
 namespace elara::server {
@@ -51,7 +53,10 @@ std::string minor_version(std::string_view version) {
   return std::string(version.substr(0, second));
 }
 
-void check_hello(MessageInput& input, const ServeOptions& options) {
+// How long the client wants lost connections to be waited for; nullopt for one that does not know how to come back.
+using Wish = std::optional<std::chrono::milliseconds>;
+
+Wish check_hello(MessageInput& input, const ServeOptions& options) {
   const wire::Header header = input.header();
   if (header.type != MessageType::kHello) throw wire::ProtocolError("the first message is not a hello");
   if (header.length > kLongestHello) throw wire::ProtocolError("the hello is too long");
@@ -61,6 +66,8 @@ void check_hello(MessageInput& input, const ServeOptions& options) {
   const char* digest = in.bytes(wire::kDigestBytes);
   const char* secret = in.bytes(wire::kSecretBytes);
   (void)in.str();  // the client's name
+  Wish wish;
+  if (!in.done()) wish = std::chrono::milliseconds(in.get<uint32_t>());
   in.expect_done();
 
   // Nothing about this server is told to someone who does not hold the secret.
@@ -87,9 +94,11 @@ void check_hello(MessageInput& input, const ServeOptions& options) {
                       "elara-remoting on both.",
                   "refused: other operators");
   }
+  return wish;
 }
 
-void answer_hello(net::Stream& stream, const ServeOptions& options, const Ledger& ledger) {
+void answer_hello(net::Stream& stream, const ServeOptions& options, const Ledger& ledger,
+                  const std::optional<std::chrono::milliseconds>& grace) {
   wire::Writer out;
   const size_t place = out.begin(MessageType::kReply);
   out.put(wire::kProtocolVersion);
@@ -98,6 +107,7 @@ void answer_hello(net::Stream& stream, const ServeOptions& options, const Ledger
   out.put<uint64_t>(ledger.cap());
   out.put<uint8_t>(options.emulated ? 1 : 0);
   out.put<uint64_t>(options.memory_bytes);
+  if (grace) out.put(static_cast<uint32_t>(grace->count()));
   out.end(place);
   stream.write_all(out.data(), out.size());
 }
@@ -115,9 +125,10 @@ void send_fatal(net::Stream& stream, const std::string& sentence) noexcept {
   }
 }
 
-std::unique_ptr<net::Stream> open_stream(const ServeOptions& options, net::Clock::time_point deadline) {
-  if (options.tls_cert.empty()) return std::make_unique<net::PlainStream>(options.fd, "the client");
-  return net::TlsStream::accept(options.fd, "the client", options.tls_cert, options.tls_key, deadline);
+std::unique_ptr<net::Stream> open_stream(int fd, bool tls, const ServeOptions& options,
+                                         net::Clock::time_point deadline) {
+  if (!tls) return std::make_unique<net::PlainStream>(fd, "the client");
+  return net::TlsStream::accept(fd, "the client", options.tls_cert, options.tls_key, deadline);
 }
 
 // The node has no such device, or its driver does not work.
@@ -144,16 +155,19 @@ Device& open_for(const ServeOptions& options, Ledger& ledger) try {
   throw NoDevice(first_line(error.what()));
 }
 
-std::string converse(net::Stream& stream, const ServeOptions& options, Ledger& ledger) {
+std::string converse(Link& stream, Peers& peers, const ServeOptions& options, Ledger& ledger) {
   try {
     MessageInput input(stream);
-    check_hello(input, options);
+    Wish grace = check_hello(input, options);
+    if (grace) grace = std::clamp<std::chrono::milliseconds>(*grace, {}, std::chrono::milliseconds(options.grace_ms));
     // Only now: a CUDA context takes a second and some hundred MiB of the device, which is not for strangers.
     stream.set_deadline(net::Clock::now() + kDeviceTime);
     Device& device = open_for(options, ledger);
-    answer_hello(stream, options, ledger);
+    answer_hello(stream, options, ledger, grace);
     stream.set_deadline(std::nullopt);
-    auto session = std::make_unique<Session>(stream, input, device, ledger, options);
+    const bool connected = options.control_fd >= 0;
+    if (connected) stream.take_connections(grace.value_or(Wish::value_type{}), options, &open_stream, peers);
+    auto session = std::make_unique<Session>(stream, input, device, ledger, options, connected ? &peers : nullptr);
     try {
       session->run();
     } catch (const DeviceLost& lost) {
@@ -194,9 +208,10 @@ std::string serve(const ServeOptions& options) {
   auto* ledger = new Ledger(options.ledger_fd, options.slot, options.memory_bytes);
   const auto deadline = net::Clock::now() + kHandshakeTime;
   try {
-    const std::unique_ptr<net::Stream> stream = open_stream(options, deadline);
-    stream->set_deadline(deadline);
-    return converse(*stream, options, *ledger);
+    Peers peers;
+    Link stream(open_stream(options.fd, !options.tls_cert.empty(), options, deadline));
+    stream.set_deadline(deadline);
+    return converse(stream, peers, options, *ledger);
   } catch (const net::ConnectionLost& lost) {
     return std::string("connection lost: ") + lost.what();
   }

@@ -27,6 +27,12 @@ struct ServeOptions {
   std::vector<std::string> libraries;
   // Keeps this process from taking more than so many bytes of CUDA device `index`, temporaries and caches included.
   std::function<void(int index, uint64_t bytes)> limit_memory;
+  // How long a lost connection is waited for; 0: the session ends with it. The node agent passes the next one through
+  // `control_fd`, a seqpacket socket: "resume local" or "resume tcp", with the descriptor; and "peer N" with one to the
+  // client's session on its device N. Stays the caller's.
+  int64_t grace_ms = 0;
+  int control_fd = -1;
+  int client_pidfd = -1;  // of the client's process when it is on this host: the session ends with it
 };
 
 // Serves until the client leaves, breaks the protocol or is lost; returns why, as a phrase for the log without secrets.

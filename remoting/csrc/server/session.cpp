@@ -11,11 +11,13 @@ namespace elara::server {
 using wire::MessageType;
 using wire::ProtocolError;
 
-Session::Session(net::Stream& stream, MessageInput& input, Device& device, Ledger& ledger, const ServeOptions& options)
+Session::Session(net::Stream& stream, MessageInput& input, Device& device, Ledger& ledger, const ServeOptions& options,
+                 Peers* peers)
     : stream_(stream),
       input_(input),
       device_(device),
       ledger_(ledger),
+      peers_(peers),
       errors_([&ledger, model = options.model] { return memory_situation(ledger, model); }),
       // On the CPU every block is charged as it is allocated.
       storages_(device, device.device().is_cpu() ? nullptr : &ledger, options.model),
@@ -56,17 +58,6 @@ bool Session::answer_pending_error() {
   errors_.write(out_);
   send();
   return true;
-}
-
-template <class Work>
-bool Session::attempt(const char* name, Work work) {
-  try {
-    work();
-    return true;
-  } catch (...) {
-    errors_.keep_current(0, name);
-    return false;
-  }
 }
 
 template <class Fill>
@@ -149,6 +140,12 @@ void Session::dispatch(const wire::Header& header) {
     case MessageType::kRead:
       read_storage(in);
       break;
+    case MessageType::kPush:
+      push(in);
+      break;
+    case MessageType::kPull:
+      pull(in);
+      break;
     case MessageType::kSync:
       answer("synchronize", [] {});
       break;
@@ -209,6 +206,9 @@ void Session::dispatch(const wire::Header& header) {
       answer_at_once("event", [&] { out_.put<uint8_t>(events_.reached(event) ? 1 : 0); });
       break;
     }
+    case MessageType::kAck:
+      stream_.acknowledged(in.get<uint64_t>());
+      break;
     case MessageType::kGoodbye:
       goodbye_ = true;
       break;

@@ -13,6 +13,7 @@
 #include "server/ledger.h"
 #include "server/message_input.h"
 #include "server/operators.h"
+#include "server/peers.h"
 #include "server/server.h"
 #include "server/storages.h"
 
@@ -20,7 +21,9 @@ namespace elara::server {
 
 class Session {
  public:
-  Session(net::Stream& stream, MessageInput& input, Device& device, Ledger& ledger, const ServeOptions& options);
+  // `peers` brings the connections to the client's other devices, or is null where there are none.
+  Session(net::Stream& stream, MessageInput& input, Device& device, Ledger& ledger, const ServeOptions& options,
+          Peers* peers = nullptr);
 
   // Gives back what is charged to the lease, where the session cannot be destroyed because its device is lost.
   void forfeit() noexcept { storages_.forfeit(); }
@@ -32,6 +35,9 @@ class Session {
   void write_storage(uint32_t length);
   void read_storage(wire::Reader& in);
   void send_data(const char* from, uint64_t bytes);
+  void push(wire::Reader& in);
+  void pull(wire::Reader& in);
+  Peers& peers();
   void answer_stats();
   // Answers a request with what `fill(out)` appends, or with the pending error.
   template <class Fill>
@@ -41,7 +47,15 @@ class Session {
   void answer_at_once(const char* name, Fill fill);
   // Does what may fail as work does; a failure goes to the error slot.
   template <class Work>
-  bool attempt(const char* name, Work work);
+  bool attempt(const char* name, Work work) {
+    try {
+      work();
+      return true;
+    } catch (...) {
+      errors_.keep_current(0, name);
+      return false;
+    }
+  }
   bool answer_pending_error();
   void send();
   void note_activity();
@@ -50,6 +64,7 @@ class Session {
   MessageInput& input_;
   Device& device_;
   Ledger& ledger_;
+  Peers* peers_;
   ErrorSlot errors_;
   StorageTable storages_;
   Generators generators_;

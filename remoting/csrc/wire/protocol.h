@@ -21,12 +21,24 @@ constexpr uint32_t kChunkBytes = 8u << 20;
 constexpr uint32_t kSecretBytes = 32;
 constexpr uint32_t kDigestBytes = 32;
 constexpr uint32_t kMaxDimensions = 64;
+// A side tells what it has received at least this often, where the session can be resumed.
+constexpr uint32_t kAckEvery = 512u << 10;
+// And the server, at least this often, that it is alive. A side that was silent for four times as long is taken for cut
+// off.
+constexpr int64_t heartbeat_milliseconds(int64_t grace_milliseconds) {
+  return grace_milliseconds < 20'000 ? grace_milliseconds / 4 + 1 : 5'000;
+}
+// Of answers that the client has not acknowledged, the server keeps so many bytes (and a little more, for the last).
+constexpr uint32_t kMaxUnacknowledged = 16u << 20;
 // Outputs of one operator take consecutive storage ids from `first_output`, in the order they appear (lists flattened).
 
 enum class MessageType : uint8_t {
   // Session
-  kHello = 1,  // u16 version, str torch version, u8[32] schema digest, u8[32] secret, str client name -> reply:
-  //   u16 version, str torch version, str device model, u64 memory cap, u8 emulated, u64 device total memory
+  kHello =
+      1,  // u16 version, str torch version, u8[32] schema digest, u8[32] secret, str client name, and from a client
+  //   that can resume: u32 milliseconds that it would wait for a lost connection -> reply:
+  //   u16 version, str torch version, str device model, u64 memory cap, u8 emulated, u64 device total memory, and for
+  //   such a client: u32 milliseconds that the server waits (0: the session cannot be resumed)
   kGoodbye = 2,  // (empty) the session ends in order; the server frees everything
   kSync = 3,     // (empty) -> reply (empty): everything before it has been executed
   kStats =
@@ -37,6 +49,11 @@ enum class MessageType : uint8_t {
                    //   deterministic_cudnn, deterministic_algorithms, deterministic_warn_only, sdp_flash,
                    //   sdp_mem_efficient, sdp_math, sdp_cudnn. An unknown key is ignored
   kResetPeak = 6,  // (empty)
+  kAck = 7,     // u64 bytes received of the other side's stream, from the first byte of its hello (or of the reply to
+                //   it) on. In both directions, only in sessions that can be resumed. Also a sign of life
+  kResume = 8,  // the first message of a connection that continues a session: u8[32] secret, u64 bytes received of the
+  //   other side's stream -> reply: u64 the same of the server, or kFatal. Neither is part of the stream; both sides
+  //   go on with the first byte that the other has not got, be it in the midst of a message
 
   // Operators
   kDefineOp = 16,        // u32 op, str name ("aten::add"), str overload ("Tensor")
@@ -54,6 +71,11 @@ enum class MessageType : uint8_t {
   kResize = 34,  // u64 storage, u64 bytes
   kWrite = 35,   // u64 storage, u64 offset, bytes
   kRead = 36,    // u64 storage, u64 offset, u64 bytes -> one or more kData of at most kChunkBytes, or one kError
+
+  // Copies to and from another device of the same client, whose server holds the other half. Both halves of a transfer
+  // are sent in one order for all devices of the client.
+  kPush = 40,  // u64 transfer, u32 ordinal of the other device, u64 storage, u64 offset, u64 bytes
+  kPull = 41,  // the same, into the storage
 
   // Generators (0 is the default one)
   kGeneratorSeed = 48,  // u64 generator, u64 seed (creates it when new)

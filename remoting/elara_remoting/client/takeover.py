@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 
 import torch
@@ -35,6 +36,8 @@ def take_over(runtime_dir: str) -> None:
     )
 
     _client.install(runtime_dir, guard_count())
+    # A device server keeps the session of a client that went away without a word, in case it comes back.
+    atexit.register(_client.leave)
     cuda_module.install()
     storage.install()
     flags.install()

@@ -196,6 +196,10 @@ class DataPort:
                 raise Refused("This node tells no usage of that lease.")
             await _answer(connection, first_bytes.usage_answer(json.dumps(usage)))
             return
+        if preamble.kind == Kind.PEER:
+            self._leases.connect_peers(preamble)
+            await _answer(connection, first_bytes.PEER_ANSWER)
+            return
         if over_tcp:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from elara_remoting.node import lease_table as table
+from elara_remoting.node import process
 from elara_remoting.node.certificates import LeaseCertificate, lease_certificate
 from elara_remoting.node.ledger import Ledger, LedgerFull
 from elara_remoting.node.preamble import Kind, Preamble
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 5.0
 """A lease counts as busy this long after its last operator."""
+GRACE_SECONDS = 60.0
+"""How long a device server keeps a session whose connection was lost, unless the client asks for less."""
+REMEMBERED_SESSIONS = 64
 STOP_SECONDS = 1.0
 """What a device server gets to end by itself; SIGKILL follows."""
 
@@ -63,6 +67,8 @@ class _Lease:
     started_at: float
     sessions: dict[tuple[str, int], _Session] = field(default_factory=dict)
     sessions_begun: int = 0
+    ended: dict[tuple[str, int], str] = field(default_factory=dict)
+    """Why the latest sessions ended, for a client that comes back to one."""
 
 
 class Leases:
@@ -76,6 +82,7 @@ class Leases:
         emit: Emit,
         *,
         threads: int | None = None,
+        grace_seconds: float = GRACE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._devices = {device.uuid: device for device in devices}
@@ -83,6 +90,7 @@ class Leases:
         self._addresses = addresses
         self._emit = emit
         self._threads = threads or os.cpu_count() or 1
+        self._grace_seconds = grace_seconds
         self._clock = clock
         self.table = table.LeaseTable(devices)
         self._leases: dict[str, _Lease] = {}
@@ -114,17 +122,16 @@ class Leases:
         Raises:
             Refused: there is no such lease or device, or no room for one more session.
         """
-        lease, row = self._leases.get(preamble.lease_id), self.table.rows.get(preamble.lease_id)
-        if lease is None or row is None or row.state != table.State.ACTIVE:
-            raise Refused("This node has no such lease: it has ended, or the node was restarted. Attach again.")
+        lease = self._active(preamble.lease_id)
         wanted = lease.devices.get(preamble.ordinal)
         if wanted is None:
             raise Refused(f"Device {preamble.ordinal} of this lease is not on this node. Attach again.")
         if preamble.kind != Kind.COMMANDS:
-            raise Refused(
-                "This node takes one connection a session and device; it has no bulk or peer connections yet."
-            )
+            raise Refused("This node takes one connection a session and device; it has no bulk connections yet.")
         key = (preamble.session_id, preamble.ordinal)
+        if preamble.resume:
+            self._resume(lease, key, connection, over_tcp=over_tcp)
+            return
         if key in lease.sessions:
             raise Refused("This session already has a connection to the device; a program opens it only once.")
         ledger = lease.ledgers[preamble.ordinal]
@@ -135,9 +142,15 @@ class Leases:
         lease.sessions[key] = session
         try:
             options = self._options(lease, wanted, session, over_tcp=over_tcp)
-            server = await self._servers.spawn(
-                connection.fileno(), ledger.fd, options, lambda ended: self._session_ended(lease, key)
-            )
+            client = None if over_tcp else process.pidfd_of_peer(connection)
+            descriptors = [connection.fileno(), ledger.fd, *([] if client is None else [client])]
+            try:
+                server = await self._servers.spawn(
+                    descriptors, options, lambda ended: self._session_ended(lease, key, ended.reason)
+                )
+            finally:
+                if client is not None:
+                    os.close(client)
         except BaseException as error:
             self._session_ended(lease, key)
             if isinstance(error, ServerStartError):
@@ -148,6 +161,53 @@ class Leases:
         session.server, session.starting = server, None
         ledger.bind(session.slot, server.pid)
         lease.sessions_begun += 1
+
+    def _active(self, lease_id: str) -> _Lease:
+        lease, row = self._leases.get(lease_id), self.table.rows.get(lease_id)
+        if lease is None or row is None or row.state != table.State.ACTIVE:
+            raise Refused("This node has no such lease: it has ended, or the node was restarted. Attach again.")
+        return lease
+
+    def connect_peers(self, preamble: Preamble) -> None:
+        """Connect the device servers of one session's two devices with each other, once.
+
+        Whoever names a lease and a session may ask for it: all that comes of it is a socket between two processes that
+        serve the same client and hold its data already.
+
+        Raises:
+            Refused: the session is not on both devices of this node.
+        """
+        lease = self._active(preamble.lease_id)
+        pair = preamble.ordinal, preamble.peer_ordinal
+        found = [lease.sessions.get((preamble.session_id, ordinal)) for ordinal in pair]
+        servers = [session.server for session in found if session is not None and session.server is not None]
+        if len(servers) != 2 or pair[0] == pair[1]:
+            raise Refused("There are no two sessions here to connect with each other.")
+        first, second = servers
+        if second in first.peers:
+            return
+        ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with ends[0], ends[1]:
+            done = first.hand_over(f"peer {pair[1]}", ends[0].fileno()) and second.hand_over(
+                f"peer {pair[0]}", ends[1].fileno()
+            )
+        if not done:
+            raise Refused("A device server is about to end.")
+        first.peers.add(second)
+        second.peers.add(first)
+
+    def _resume(self, lease: _Lease, key: tuple[str, int], connection: socket.socket, *, over_tcp: bool) -> None:
+        """Pass the next connection of a session to its device server, which asks it for the secret.
+
+        Raises:
+            Refused: there is no such session (any more).
+        """
+        session = lease.sessions.get(key)
+        if session is None or session.server is None:
+            why = lease.ended.get(key)
+            raise Refused(f"Its device server has ended{f' ({why})' if why else ''}.")
+        if not session.server.hand_over("resume tcp" if over_tcp else "resume local", connection.fileno()):
+            raise Refused("Its device server is about to end.")
 
     def grants(self, lease_id: str) -> list[Grant]:
         """What the lease's workspace needs to connect; holds the secret."""
@@ -181,6 +241,11 @@ class Leases:
             }
             for ordinal, reading in readings
         ]
+
+    def server_pids(self, lease_id: str) -> list[int]:
+        """The processes of the lease's running sessions."""
+        sessions = self._leases[lease_id].sessions.values()
+        return [session.server.pid for session in sessions if session.server is not None]
 
     def report(self) -> list[Message]:
         """The `NodeLease` of each lease, for `hello` and `status`. Holds secrets: it goes over the channel only."""
@@ -229,12 +294,16 @@ class Leases:
             "memory_bytes": wanted.memory_bytes,
             "emulated": device.emulated,
             "torch_threads": threads,
+            "grace_seconds": self._grace_seconds,
         }
 
-    def _session_ended(self, lease: _Lease, key: tuple[str, int]) -> None:
+    def _session_ended(self, lease: _Lease, key: tuple[str, int], why: str = "") -> None:
         session = lease.sessions.pop(key, None)
         if session is not None:
             lease.ledgers[session.ordinal].reclaim(session.slot)
+            lease.ended[key] = why
+            if len(lease.ended) > REMEMBERED_SESSIONS:
+                del lease.ended[next(iter(lease.ended))]
 
     def _perform(self, actions: list[table.Action]) -> None:
         for action in actions:

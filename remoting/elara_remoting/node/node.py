@@ -16,7 +16,7 @@ from elara_remoting.node import atomics
 from elara_remoting.node.data_port import DataPort, LocalSocket
 from elara_remoting.node.devices import DeviceSource
 from elara_remoting.node.lease_table import LeaseDevice, StartRequest
-from elara_remoting.node.leases import Addresses, Leases, Message
+from elara_remoting.node.leases import GRACE_SECONDS, Addresses, Leases, Message
 from elara_remoting.node.servers import ZYGOTE, DeviceServers
 from elara_remoting.node.users import AUTOMATIC, DeviceUsers
 from elara_remoting.types import Device
@@ -30,7 +30,8 @@ _WILDCARDS = ("", "0.0.0.0", "::", "[::]")  # noqa: S104 - compared with, not bo
 class NodeOptions:
     """How a node runs. `listen` is host and port for clients of other machines, `advertise` the host that they use;
     `threads` is what the device servers may use of the CPU, all of it by default; `device_users` whom they run as
-    (`users.DeviceUsers`)."""
+    (`users.DeviceUsers`); `grace_seconds` is how long they wait for a client whose connection was lost (0: not at all).
+    """
 
     local: LocalSocket | None
     listen: tuple[str, int] | None = None
@@ -39,6 +40,7 @@ class NodeOptions:
     log_stream: IO[Any] | int | None = None
     zygote: tuple[str, ...] = ZYGOTE
     device_users: str = AUTOMATIC
+    grace_seconds: float = GRACE_SECONDS
 
 
 class Node:
@@ -88,7 +90,14 @@ class Node:
             await self.data_port.close()
             raise
         self.addresses = Addresses(local, tcp)
-        self._leases = Leases(self.devices(), self.servers, self.addresses, self._emit, threads=options.threads)
+        self._leases = Leases(
+            self.devices(),
+            self.servers,
+            self.addresses,
+            self._emit,
+            threads=options.threads,
+            grace_seconds=options.grace_seconds,
+        )
         log.log(logging.INFO if self.servers.users.apart else logging.WARNING, "%s", self.servers.users.sentence)
         await self.servers.start()
         self.data_port.start(self._leases)

@@ -11,7 +11,8 @@ MAGIC = b"ELARA\0"
 VERSION = 1
 REFUSAL_MAGIC = b"ELARAERR"
 USAGE_MAGIC = b"ELARAUSE"
-_LAYOUT = struct.Struct("<6sHBB6x16s16s16x")
+PEER_ANSWER = b"ELARAPEER"
+_LAYOUT = struct.Struct("<6sHBBBB4x16s16s16x")
 _MAX_SENTENCE = 4096
 
 
@@ -28,16 +29,19 @@ class BadPreamble(ValueError):
 
 @dataclass(frozen=True)
 class Preamble:
-    """Whose connection this is. Ids are hex."""
+    """Whose connection this is. Ids are hex. `resume`: it continues a session whose connection was lost.
+    `peer_ordinal`: with kind PEER, the device that `ordinal` is to be connected with."""
 
     kind: Kind
     ordinal: int
     lease_id: str
     session_id: str
+    resume: bool = False
+    peer_ordinal: int = 0
 
     def pack(self) -> bytes:
         ids = bytes.fromhex(self.lease_id), bytes.fromhex(self.session_id)
-        return _LAYOUT.pack(MAGIC, VERSION, self.kind, self.ordinal, *ids)
+        return _LAYOUT.pack(MAGIC, VERSION, self.kind, self.ordinal, int(self.resume), self.peer_ordinal, *ids)
 
 
 def parse(data: bytes) -> Preamble:
@@ -46,7 +50,7 @@ def parse(data: bytes) -> Preamble:
     Raises:
         BadPreamble: wrong magic, another version, or an unknown kind.
     """
-    magic, version, kind, ordinal, lease, session = _LAYOUT.unpack(data)
+    magic, version, kind, ordinal, flags, peer, lease, session = _LAYOUT.unpack(data)
     if magic != MAGIC:
         raise BadPreamble("This is the data port of an Elara node; it speaks to Elara's remoting client only.")
     if version != VERSION:
@@ -58,7 +62,7 @@ def parse(data: bytes) -> Preamble:
         known = Kind(kind)
     except ValueError:
         raise BadPreamble(f"The node knows no connection of kind {kind}.") from None
-    return Preamble(known, ordinal, lease.hex(), session.hex())
+    return Preamble(known, ordinal, lease.hex(), session.hex(), bool(flags & 1), peer)
 
 
 def refusal(sentence: str) -> bytes:

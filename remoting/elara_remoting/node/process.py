@@ -1,7 +1,7 @@
 """What a process of the node asks of the kernel for itself: to die with its parent, to be someone else, to gain no
 rights and to use no more than its part.
 
-Every function here concerns the calling process.
+All but `pidfd_of_peer` concern the calling process.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import ctypes
 import os
 import resource
 import signal
+import socket
+import struct
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -81,3 +83,16 @@ def close_all_but(kept: set[int]) -> None:
                 os.close(number)
             except OSError:
                 pass  # the one that listed the folder
+
+
+def pidfd_of_peer(connection: socket.socket) -> int | None:
+    """A pidfd of the process at the other end of a local socket, the caller's to close.
+
+    None where it cannot be told: it has ended, or belongs to another PID namespace.
+    """
+    try:
+        data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        pid, _, _ = struct.unpack("3i", data)
+        return os.pidfd_open(pid) if pid > 0 else None
+    except OSError:
+        return None

@@ -49,6 +49,18 @@ class DeviceServer:
     reason: str = ""
     uid: int | None = None
     on_end: Callable[[DeviceServer], None] | None = field(default=None, repr=False)
+    peers: set[DeviceServer] = field(default_factory=set, repr=False)
+    """Those that it is connected with, for copies between devices."""
+
+    def hand_over(self, what: str, connection: int) -> bool:
+        """Pass another connection to the running server; False when it does not take any."""
+        if self.ended.is_set():
+            return False
+        try:
+            socket.send_fds(self.control, [what.encode()], [connection])
+        except OSError:
+            return False  # it ends at this moment, or somebody floods it
+        return True
 
     def signal(self, number: int) -> None:
         """Send a signal; a process that has ended is left alone (a pidfd never names another one)."""
@@ -105,17 +117,18 @@ class DeviceServers:
             raise ServerStartError(self._broken)
 
     async def spawn(
-        self, connection: int, ledger: int, options: dict[str, Any], on_end: Callable[[DeviceServer], None]
+        self, descriptors: list[int], options: dict[str, Any], on_end: Callable[[DeviceServer], None]
     ) -> DeviceServer:
-        """Start a device server on a connection (both descriptors stay the caller's) and return it running.
+        """Start a device server on a connection and return it running.
 
-        `options` are the other arguments of the core's `serve`, `secret` as hex. `on_end` is called once, in the event
-        loop, when the process is gone.
+        `descriptors` stay the caller's: the connection, the ledger and, for a client on this machine, a pidfd of its
+        process. `options` are the other arguments of the core's `serve`, `secret` as hex. `on_end` is called once, in
+        the event loop, when the process is gone.
 
         Raises:
             ServerStartError: it did not start.
         """
-        starting = asyncio.ensure_future(self._spawn(connection, ledger, options, on_end))
+        starting = asyncio.ensure_future(self._spawn(descriptors, options, on_end))
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
@@ -124,14 +137,14 @@ class DeviceServers:
             raise
 
     async def _spawn(
-        self, connection: int, ledger: int, options: dict[str, Any], on_end: Callable[[DeviceServer], None]
+        self, descriptors: list[int], options: dict[str, Any], on_end: Callable[[DeviceServer], None]
     ) -> DeviceServer:
         for pause in _PAUSES:
             server = self._take_idle()
             if server is None:
                 await self.wait_warm()
                 server = await self._start_idle()
-            if server is not None and self._assign(server, connection, ledger, options):
+            if server is not None and self._assign(server, descriptors, options):
                 server.on_end = on_end
                 self._refill()
                 return server
@@ -139,7 +152,7 @@ class DeviceServers:
             await asyncio.sleep(pause)
         raise ServerStartError("The node could not start a device server; its log says why.")
 
-    def _assign(self, server: DeviceServer, connection: int, ledger: int, options: dict[str, Any]) -> bool:
+    def _assign(self, server: DeviceServer, descriptors: list[int], options: dict[str, Any]) -> bool:
         """Give a waiting device server its session; False when it is gone."""
         if server.ended.is_set():
             return False
@@ -149,7 +162,7 @@ class DeviceServers:
             raise ServerStartError(str(error)) from error
         order = {"type": "serve", "uid": server.uid, "own_user": self.users.exclusive, **options}
         try:
-            socket.send_fds(server.control, [json.dumps(order).encode() + b"\n"], [connection, ledger])
+            socket.send_fds(server.control, [json.dumps(order).encode() + b"\n"], descriptors)
         except OSError:
             server.signal(signal.SIGKILL)
             return False
@@ -217,6 +230,8 @@ class DeviceServers:
             self.users.give_back(server.uid)
             server.control.close()
             self._servers.discard(server)
+            for peer in server.peers:
+                peer.peers.discard(server)
             server.ended.set()
             os.close(server.pidfd)
             if server.on_end is not None:

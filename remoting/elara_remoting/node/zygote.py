@@ -8,8 +8,10 @@ packet is one JSON line, with file descriptors beside it:
   that closes without a word means that there never was a process.
 
 On its control socket a device server reports `started {pid}`, then waits (one is always kept waiting, so that a session
-finds it without a fork) for `serve {...the arguments of serve}` with two descriptors, the session's connection and the
-ledger, and at its end reports `ended {reason}`.
+finds it without a fork) for `serve {...the arguments of serve}` with two or three descriptors, the session's
+connection, the ledger and, for a client on this machine, a pidfd of its process, and at its end reports
+`ended {reason}`. Meanwhile the core takes further connections from it (`resume local`, `resume tcp`, each with a
+descriptor).
 
 A device server is made by two forks, so that it becomes a child of the agent (a subreaper) and not of the zygote: it
 outlives a zygote that dies, and the kernel kills it together with an agent that dies, however that happened.
@@ -131,11 +133,11 @@ def _become_server(serve: Callable[..., str], torch: ModuleType, agent: int, con
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _send(control, {"type": "started", "pid": os.getpid()})
-        data, descriptors, _, _ = socket.recv_fds(control, MAX_PACKET, 2)
+        data, descriptors, _, _ = socket.recv_fds(control, MAX_PACKET, 3)
         if not data:
             os._exit(0)  # the agent wants none any more
         request = json.loads(data)
-        connection, ledger = descriptors
+        connection, ledger, *client = descriptors
         _give_up_rights(request, torch, agent)
         if not request["emulated"]:
             # The one GPU of the lease and no other, by a name that does not depend on the driver's order of them.
@@ -144,7 +146,14 @@ def _become_server(serve: Callable[..., str], torch: ModuleType, agent: int, con
         beside = ("type", "uid", "own_user", "visible")
         options = {key: value for key, value in request.items() if key not in beside}
         options["secret"] = bytes.fromhex(options["secret"])
-        _send(control, {"type": "ended", "reason": serve(connection, ledger_fd=ledger, **options)})
+        reason = serve(
+            connection,
+            ledger_fd=ledger,
+            control_fd=control.fileno(),
+            client_pidfd=client[0] if client else -1,
+            **options,
+        )
+        _send(control, {"type": "ended", "reason": reason})
         status = 0
     except BaseException as error:
         with suppress(OSError):

@@ -25,7 +25,7 @@ class Bench:
     def attach(self, devices: int = 2) -> None:
         """A new attachment of so many devices, which this process has noticed."""
         self.epoch += 1
-        self.servers.attach(epoch=self.epoch, devices=devices)
+        self.servers.attach(epoch=self.epoch, devices=devices, local=True)
         # Operators look at the file 20 times a second at most; this question always does.
         torch.cuda.device_count()
 
@@ -38,9 +38,9 @@ class Bench:
 
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    """Three emulated devices, and this process's torch taken over."""
+    """Eight emulated devices, and this process's torch taken over."""
     folder = tmp_path_factory.mktemp("client")
-    with DeviceServers(folder, devices=3, memory=MEMORY) as servers:
+    with DeviceServers(folder, devices=8, memory=MEMORY, tls=True) as servers:
         from elara_remoting.client.takeover import take_over
 
         take_over(str(folder))

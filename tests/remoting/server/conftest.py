@@ -19,9 +19,10 @@ MEMORY = 256 << 20
 collect_ignore = ["test_emulated.py"] if ON_CUDA else []
 
 
-def preamble(lease: str = LEASE) -> bytes:
+def preamble(lease: str = LEASE, session: bytes | None = None, resume: bool = False) -> bytes:
     """The 64 bytes that open a connection."""
-    return b"ELARA\0" + struct.pack("<HBB6x", 1, 0, 0) + bytes.fromhex(lease) + os.urandom(16) + bytes(16)
+    front = struct.pack("<HBBB5x", 1, 0, 0, int(resume))
+    return b"ELARA\0" + front + bytes.fromhex(lease) + (session or os.urandom(16)) + bytes(16)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,8 @@
 #include <ATen/ops/empty_strided.h>
 #include <c10/util/Exception.h>
 
+#include <mutex>
+
 #include "client/attach/devices.h"
 #include "client/dispatch/execute.h"
 #include "client/dispatch/foreign.h"
@@ -96,12 +98,57 @@ void device_to_host(const Tensor& self, const Tensor& given) {
   self.copy_(staged);
 }
 
-// By way of this process, in the order of both devices' work.
+// Both halves of a transfer go out in one order for all devices: each waits for the other, and so the earliest of those
+// under way can always go on.
+std::mutex& transfer_order() {
+  static auto* mutex = new std::mutex;
+  return *mutex;
+}
+
+void put_half(wire::Writer& out, wire::MessageType type, uint64_t transfer, const Bytes& here, const Bytes& there,
+              uint64_t bytes) {
+  const size_t place = out.begin(type);
+  out.put(transfer);
+  out.put(static_cast<uint32_t>(there.session.ordinal()));
+  out.put(here.storage);
+  out.put(here.offset);
+  out.put(bytes);
+  out.end(place);
+}
+
+// From device server to device server: the bytes never come here.
+void transfer(const Tensor& to_tensor, const Tensor& from_tensor) {
+  const Bytes to = bytes_of(to_tensor);
+  const Bytes from = bytes_of(from_tensor);
+  const uint64_t bytes = span_bytes(from_tensor);
+  // Whatever may wait, or be interrupted, comes first: one half without the other would hold the device up.
+  to.session.make_room();
+  from.session.make_room();
+  static uint64_t next_transfer = 1;
+  std::lock_guard lock(transfer_order());
+  const uint64_t number = next_transfer++;
+  from.session.post([&](wire::Writer& out) { put_half(out, wire::MessageType::kPush, number, from, to, bytes); });
+  to.session.post([&](wire::Writer& out) { put_half(out, wire::MessageType::kPull, number, to, from, bytes); });
+}
+
 void device_to_device(const Tensor& self, const Tensor& given, bool non_blocking) {
   const Tensor source = dense(resolved(given));
-  Tensor staged = empty_like_on(source, c10::kCPU);
-  download(staged, source);
-  host_to_device(self, staged, non_blocking);
+  if (!bytes_of(source).session.reaches(bytes_of(self).session)) {
+    // By way of this process, in the order of both devices' work.
+    Tensor staged = empty_like_on(source, c10::kCPU);
+    download(staged, source);
+    host_to_device(self, staged, non_blocking);
+    return;
+  }
+  const bool direct = source.scalar_type() == self.scalar_type() && source.sizes() == self.sizes() &&
+                      source.strides() == self.strides() && plain(self);
+  if (direct) {
+    transfer(self, source);
+    return;
+  }
+  const Tensor staged = empty_like_on(source, self.device());
+  transfer(staged, source);
+  copy_on_device(self, staged, non_blocking);
 }
 
 Tensor& copy(Tensor& self, const Tensor& source, bool non_blocking) {

@@ -10,8 +10,6 @@ namespace elara::client {
 
 namespace {
 
-constexpr std::chrono::milliseconds kConnectTimeout{20'000};
-
 // One id a process: the node starts one device server for it on each device.
 const std::array<uint8_t, 16>& session_id() {
   static const std::array<uint8_t, 16> id = [] {
@@ -32,13 +30,30 @@ std::string read_file(const std::string& path) {
 
 }  // namespace
 
-std::shared_ptr<net::Stream> connect_device(const Attachment& attachment, const AttachedDevice& device) {
+std::shared_ptr<net::Stream> connect_device(const Attachment& attachment, const AttachedDevice& device, bool resume,
+                                            std::chrono::milliseconds timeout) {
   net::Preamble preamble;
   preamble.kind = net::Preamble::Kind::kCommand;
   preamble.ordinal = static_cast<uint8_t>(device.ordinal);
   preamble.lease = attachment.lease;
   preamble.session = session_id();
-  return net::connect_stream({device.local, device.tcp, read_file(device.ca)}, preamble, kConnectTimeout);
+  preamble.resume = resume;
+  return net::connect_stream({device.local, device.tcp, read_file(device.ca)}, preamble, timeout);
+}
+
+bool connect_peers(const Attachment& attachment, const AttachedDevice& first, const AttachedDevice& second) {
+  if (first.local != second.local || first.tcp != second.tcp) return false;
+  net::Preamble preamble;
+  preamble.kind = net::Preamble::Kind::kPeer;
+  preamble.ordinal = static_cast<uint8_t>(first.ordinal);
+  preamble.peer_ordinal = static_cast<uint8_t>(second.ordinal);
+  preamble.lease = attachment.lease;
+  preamble.session = session_id();
+  try {
+    return net::ask_node({first.local, first.tcp, {}}, preamble, std::chrono::seconds(5)) == "ELARAPEER";
+  } catch (const net::ConnectionLost&) {
+    return false;
+  }
 }
 
 }  // namespace elara::client

@@ -22,6 +22,8 @@ constexpr auto kTick = 200us;
 // After so many idle ticks the thread sleeps until it is woken, or looks at the attachment now and then.
 constexpr int kIdleTicks = 50;
 constexpr auto kAttachmentCheck = 250ms;
+// What a session that has ended may take to tell its device server.
+constexpr auto kFarewell = 500ms;
 
 struct Flusher {
   std::mutex mutex;
@@ -32,12 +34,16 @@ struct Flusher {
 
   bool tick() {
     std::vector<Session*> open;
+    std::vector<Session*> ended;
     {
       std::lock_guard lock(mutex);
-      std::erase_if(sessions, [](Session* session) { return session->is_dead(); });
+      const auto dead = std::partition(sessions.begin(), sessions.end(), [](Session* s) { return !s->is_dead(); });
+      ended.assign(dead, sessions.end());
+      sessions.erase(dead, sessions.end());
       open = sessions;
     }
-    // Without the lock: a flush may wait long for a busy server.
+    // Without the lock: others want to open sessions meanwhile.
+    for (Session* session : ended) session->leave(kFarewell);
     bool busy = false;
     for (Session* session : open) busy |= session->flush_if_idle();
     return busy;

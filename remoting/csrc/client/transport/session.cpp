@@ -1,7 +1,6 @@
 #include "client/transport/session.h"
 
 #include <c10/util/Exception.h>
-#include <sys/uio.h>
 #include <torch/version.h>
 #include <unistd.h>
 
@@ -14,6 +13,7 @@
 #include "client/transport/flusher.h"
 #include "client/transport/readable.h"
 #include "client/transport/remote_error.h"
+#include "client/transport/settings.h"
 #include "ops/op_lists.h"
 
 namespace elara::client {
@@ -23,8 +23,13 @@ namespace {
 // A full buffer is sent at once. Small enough that the server starts early, large enough that a system call is shared
 // by about 150 operators.
 constexpr size_t kFlushBytes = 8192;
-// Smaller writes are copied behind the operators before them; larger ones go out from where they lie.
+// Smaller writes are copied behind the operators before them.
 constexpr uint64_t kInlineWrite = 16384;
+// An upload goes in pieces, between which it can be interrupted. It is copied no faster than it goes out, so that the
+// copy is still in the processor's cache when it does.
+constexpr uint64_t kUploadPiece = 1u << 20;
+constexpr size_t kMostUnsent = 2u << 20;
+constexpr std::chrono::milliseconds kOpeningTime{20'000};
 
 }  // namespace
 
@@ -46,38 +51,42 @@ void Session::open_or_raise() {
 void Session::open() {
   activate();
   try {
-    stream_ = connect_device(*attachment_, device());
     say_hello();
   } catch (const c10::Error&) {
-    stream_.reset();
     throw;
   } catch (const std::exception& error) {
     // Not sticky: nothing was lost yet, and the node may be there at the next try.
-    stream_.reset();
     TORCH_CHECK(false, "CUDA error: cannot open a session on ", name(), ": ", readable(error.what()));
   }
   {
     std::lock_guard lock(state_mutex_);
     // The attachment may have ended meanwhile.
-    if (state_ == State::kDead) return;
-    state_.store(State::kOpen, std::memory_order_release);
+    if (state_ != State::kDead) state_.store(State::kOpen, std::memory_order_release);
   }
   watch_session(this);
-  on_session_opened(*this);
+  if (is_open()) on_session_opened(*this);
 }
 
 void Session::say_hello() {
+  const std::shared_ptr<net::Stream> stream = connect_device(*attachment_, device(), false, kOpeningTime);
+  stream->set_deadline(net::Clock::now() + kOpeningTime);
   wire::Writer hello;
-  const size_t place = hello.begin(wire::MessageType::kHello);
+  size_t place = hello.begin(wire::MessageType::kHello);
   hello.put(wire::kProtocolVersion);
   hello.str(TORCH_VERSION);
   hello.bytes(ops::digest().data(), ops::digest().size());
   hello.bytes(device().secret.data(), device().secret.size());
   hello.str("python " + std::to_string(::getpid()));
+  hello.put(static_cast<uint32_t>(transport_settings().grace.count()));
   hello.end(place);
-  stream_->write_all(hello.data(), hello.size());
-  const auto header = read_header();
-  const std::string payload = read_payload(header);
+  stream->write_all(hello.data(), hello.size());
+
+  char front[wire::kHeaderBytes];
+  stream->read_exact(front, sizeof front);
+  const auto header = wire::decode_header(front);
+  std::string payload(header.length, '\0');
+  if (header.length != 0) stream->read_exact(payload.data(), payload.size());
+  stream->set_deadline(std::nullopt);
   wire::Reader reader(payload);
   if (header.type == wire::MessageType::kFatal) throw std::runtime_error(std::string(reader.str()));
   if (header.type == wire::MessageType::kError) raise_remote(payload);
@@ -91,6 +100,18 @@ void Session::say_hello() {
   facts_.memory_cap = reader.get<uint64_t>();
   facts_.emulated = reader.get<uint8_t>() != 0;
   facts_.memory_total = reader.get<uint64_t>();
+  const std::chrono::milliseconds grace(reader.done() ? 0 : reader.get<uint32_t>());
+
+  Link::Owner owner;
+  owner.reconnect = [this](std::chrono::milliseconds most) {
+    return connect_device(*attachment_, device(), true, most);
+  };
+  owner.lost = [this](const std::string& reason) { retire(lost_sentence(reason)); };
+  owner.dead = [this] { return is_dead(); };
+  owner.secret.assign(device().secret.begin(), device().secret.end());
+  Link::Lock lock(link_.mutex());
+  window_ = transport_settings().replay_bytes;
+  link_.open(std::move(owner), stream, hello.size(), wire::kHeaderBytes + payload.size(), grace);
 }
 
 const DeviceFacts& Session::facts() {
@@ -99,28 +120,18 @@ const DeviceFacts& Session::facts() {
 }
 
 void Session::retire(const std::string& sentence) noexcept {
-  {
-    std::lock_guard lock(state_mutex_);
-    if (state_ == State::kDead) return;
-    // Wakes whoever waits in a read or a write; the stream itself stays until the last of them has left. While it is
-    // only being opened, the thread that does so owns it, and finds out when it is done.
-    if (state_ == State::kOpen) stream_->shutdown();
-    sentence_ = sentence;
-    state_.store(State::kDead, std::memory_order_release);
-  }
-  // Whoever was about to wait for its turn has begun to, or sees the new state.
-  {
-    std::lock_guard lock(reply_mutex_);
-  }
-  reply_turn_.notify_all();
+  std::lock_guard lock(state_mutex_);
+  if (state_ == State::kDead) return;
+  sentence_ = sentence;
+  // Whoever waits looks at the state a few times a second; the flusher takes leave of the server.
+  state_.store(State::kDead, std::memory_order_release);
 }
 
-void Session::lose(const std::string& told) {
+std::string Session::lost_sentence(const std::string& told) const {
   const std::string reason = readable(told);
   const std::string stop = reason.ends_with('.') ? " " : ". ";
-  retire("CUDA error: " + name() + " is gone. " + reason + stop +
-         "Its tensors are lost; attach a GPU again, then create them anew or load them from a checkpoint.");
-  raise_dead();
+  return "CUDA error: " + name() + " is gone. " + reason + stop +
+         "Its tensors are lost; attach a GPU again, then create them anew or load them from a checkpoint.";
 }
 
 void Session::raise_dead() {
@@ -135,7 +146,7 @@ void Session::raise_dead() {
 void Session::forget_after_fork() noexcept {
   // No lock may be taken here (another thread may have held it at the fork), nothing may be said on the parent's
   // connection, and nothing freed: only this process's copy of the descriptor goes.
-  if (stream_) ::close(stream_->fd());
+  link_.forget_after_fork();
   // Every use asks open_or_raise() from now on, which knows of the fork.
   state_.store(State::kDead, std::memory_order_release);
 }
@@ -161,53 +172,62 @@ void Session::after_append() {
 void Session::flush_locked() {
   free_run_ = 0;
   if (out_.empty()) return;
-  write_through(nullptr, 0);
-}
-
-// Sends the buffer and `data` behind it, without copying either.
-void Session::write_through(const void* data, size_t bytes) {
-  if (is_dead()) raise_dead();
   traffic.flushes++;
-  traffic.bytes_sent += out_.size() + bytes;
-  const iovec pieces[2] = {{out_.data(), out_.size()}, {const_cast<void*>(data), bytes}};
-  try {
-    stream_->write_all(std::span(pieces, bytes != 0 ? 2 : 1));
-  } catch (const std::exception& error) {
-    out_.clear();
-    unflushed_.store(0, std::memory_order_relaxed);
-    if (is_dead()) raise_dead();
-    lose(error.what());
-  }
+  traffic.bytes_sent += out_.size();
+  link_.put(out_.data(), out_.size());
   out_.clear();
   unflushed_.store(0, std::memory_order_relaxed);
 }
 
+void Session::wait_for_room(Link::Lock& lock, bool bulk) {
+  flush_locked();
+  link_.wait(lock,
+             [&] { return link_.held() < window_ && !(bulk && link_.connected() && link_.unsent() >= kMostUnsent); });
+  if (is_dead()) raise_dead();
+}
+
 void Session::flush() {
   require();
-  std::lock_guard lock(mutex_);
+  Link::Lock lock(link_.mutex());
   flush_locked();
 }
 
 bool Session::flush_if_idle() noexcept {
   const size_t now = unflushed_.load(std::memory_order_relaxed);
-  if (now != 0 && now == unflushed_before_) {
-    std::unique_lock lock(mutex_, std::try_to_lock);
-    if (lock.owns_lock() && is_open()) {
-      try {
-        flush_locked();
-      } catch (...) {
-        // The session is lost now; whoever uses it next is told.
-      }
-    }
+  bool more = now != 0;
+  Link::Lock lock(link_.mutex(), std::try_to_lock);
+  if (!lock.owns_lock()) return true;
+  try {
+    if (now != 0 && now == unflushed_before_) flush_locked();
+    link_.look_after();
+    more = more || (link_.connected() && link_.unsent() != 0);
+  } catch (...) {
+    // No memory at this moment; the next tick tries again.
   }
   unflushed_before_ = now;
-  return now != 0;
+  return more;
+}
+
+void Session::leave(std::chrono::milliseconds most) noexcept {
+  if (is_forked()) return;
+  try {
+    {
+      Link::Lock lock(link_.mutex());
+      flush_locked();
+      out_.release();
+      operators_ = {};
+      templates_ = {};
+    }
+    link_.leave(most);
+  } catch (...) {
+    // The server finds out by itself, when the grace is over.
+  }
 }
 
 void Session::free_storage(uint64_t storage) noexcept {
   if (is_forked() || !is_open()) return;
   try {
-    std::lock_guard lock(mutex_);
+    Link::Lock lock(link_.mutex());
     if (free_run_ != 0) {
       // Another free right behind the last one only makes that message longer.
       const size_t place = free_run_ - 1;
@@ -231,8 +251,9 @@ void Session::write(uint64_t storage, uint64_t offset, uint64_t bytes, const voi
   require();
   const char* from = static_cast<const char*>(source);
   while (bytes != 0) {
-    const uint64_t piece = std::min<uint64_t>(bytes, wire::kChunkBytes);
-    std::lock_guard lock(mutex_);
+    const uint64_t piece = std::min<uint64_t>(bytes, kUploadPiece);
+    Link::Lock lock(link_.mutex());
+    admit(lock, /*bulk=*/piece > kInlineWrite);
     const size_t place = out_.begin(wire::MessageType::kWrite);
     out_.put(storage);
     out_.put(offset);
@@ -242,8 +263,12 @@ void Session::write(uint64_t storage, uint64_t offset, uint64_t bytes, const voi
       after_append();
     } else {
       out_.end(place, piece);
+      traffic.flushes++;
+      traffic.bytes_sent += out_.size() + piece;
+      link_.put(out_.data(), out_.size(), from, piece);
+      out_.clear();
       free_run_ = 0;
-      write_through(from, piece);
+      unflushed_.store(0, std::memory_order_relaxed);
     }
     from += piece;
     offset += piece;
@@ -254,7 +279,7 @@ void Session::write(uint64_t storage, uint64_t offset, uint64_t bytes, const voi
 void Session::drop_templates(const std::vector<uint32_t>& numbers) noexcept {
   if (is_forked() || !is_open()) return;
   try {
-    std::lock_guard lock(mutex_);
+    Link::Lock lock(link_.mutex());
     const size_t place = out_.begin(wire::MessageType::kDropTemplates);
     for (const uint32_t number : numbers) {
       if (number >= templates_.size() || !templates_[number]) continue;

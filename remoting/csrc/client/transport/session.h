@@ -5,16 +5,15 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
+#include <chrono>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
 
 #include "client/attach/attachment.h"
-#include "net/stream.h"
+#include "client/transport/link.h"
 #include "wire/codec.h"
 
 namespace elara::client {
@@ -64,11 +63,13 @@ class Session {
   }
   const DeviceFacts& facts();
 
-  // Appends messages: `encode(Writer&)` runs under the session's lock and must neither touch tensors nor Python.
+  // Appends messages: `encode(Writer&)` runs under the session's lock and must neither touch tensors nor Python. Waits
+  // beforehand while too much is on its way.
   template <class Encode>
   void send(Encode&& encode) {
     require();
-    std::lock_guard lock(mutex_);
+    Link::Lock lock(link_.mutex());
+    admit(lock);
     append(encode);
     after_append();
   }
@@ -77,15 +78,34 @@ class Session {
   template <class Encode>
   std::string request(Encode&& encode) {
     require();
-    uint64_t ticket = 0;
+    auto answer = std::make_shared<Answer>();
     {
-      std::lock_guard lock(mutex_);
+      Link::Lock lock(link_.mutex());
+      admit(lock);
       append(encode);
       flush_locked();
-      ticket = take_ticket();
+      traffic.requests++;
+      link_.expect(answer);
+      await(lock, *answer);
     }
-    return await_reply(ticket);
+    return take_reply(*answer);
   }
+
+  // In two steps, for messages that must reach several sessions in one order: waits while too much is on its way, and
+  // then appends and sends without waiting.
+  void make_room() {
+    require();
+    Link::Lock lock(link_.mutex());
+    admit(lock);
+  }
+  template <class Encode>
+  void post(Encode&& encode) {
+    Link::Lock lock(link_.mutex());
+    append(encode);
+    flush_locked();
+  }
+  // Whether the device servers of both can copy between each other; connects them at the first question.
+  bool reaches(Session& other);
 
   void read(uint64_t storage, uint64_t offset, uint64_t bytes, void* destination);
   void write(uint64_t storage, uint64_t offset, uint64_t bytes, const void* source);
@@ -93,8 +113,11 @@ class Session {
   void free_storage(uint64_t storage) noexcept;
   void synchronize();
   void flush();
-  // For the idle flusher: sends what has been lying in the buffer since the last call.
+  // For the idle flusher: sends what has been lying in the buffer since the last call, and looks after the link. True
+  // while there is more to do.
   bool flush_if_idle() noexcept;
+  // Tells the device server that it will not be used any more, and closes the connection. Waits `most` at most.
+  void leave(std::chrono::milliseconds most) noexcept;
 
   // Ends the session for ever; every later use raises `sentence`.
   void retire(const std::string& sentence) noexcept;
@@ -132,20 +155,20 @@ class Session {
   void open_or_raise();
   void open();
   void say_hello();
+  // Waits while the replay window is full; `bulk`: also while the connection does not keep up.
+  void admit(Link::Lock& lock, bool bulk = false) {
+    if (link_.held() + out_.size() >= window_ || bulk) [[unlikely]] {
+      wait_for_room(lock, bulk);
+    }
+  }
+  void wait_for_room(Link::Lock& lock, bool bulk);
   void after_append();
   void flush_locked();
-  void write_through(const void* data, size_t bytes);
-  uint64_t take_ticket();
-  void await_turn(uint64_t ticket);
-  void end_turn();
-  std::string await_reply(uint64_t ticket);
-  void wait_readable(uint64_t ticket, uint64_t read_bytes);
-  void consume_abandoned(uint64_t read_bytes);
-  wire::Header read_header();
-  std::string read_payload(const wire::Header& header);
+  void await(Link::Lock& lock, Answer& answer);
+  std::string take_reply(Answer& answer);
   [[noreturn]] void raise_remote(const std::string& payload);
   [[noreturn]] void raise_dead();
-  [[noreturn]] void lose(const std::string& reason);
+  std::string lost_sentence(const std::string& told) const;
   std::string name() const;
 
   const std::shared_ptr<const Attachment> attachment_;
@@ -156,9 +179,9 @@ class Session {
   std::mutex state_mutex_;  // guards changes of the state, with what belongs to it
   std::string sentence_;
   DeviceFacts facts_;
-  std::shared_ptr<net::Stream> stream_;
 
-  std::mutex mutex_;  // guards what is sent
+  Link link_;  // its lock guards what follows too, except the atomics
+  size_t window_ = 0;
   wire::Writer out_;
   size_t free_run_ = 0;               // place of a kFree at the very end of `out_` that can still grow, plus 1
   std::atomic<size_t> unflushed_{0};  // size of `out_` as last seen
@@ -166,13 +189,6 @@ class Session {
   std::vector<bool> operators_;
   std::vector<bool> templates_;
   std::atomic<uint64_t> next_storage_{1};
-
-  std::mutex reply_mutex_;  // guards whose turn it is to read; never held while reading
-  std::condition_variable reply_turn_;
-  uint64_t next_ticket_ = 0;
-  uint64_t served_ = 0;
-  std::map<uint64_t, uint64_t> abandoned_;  // ticket -> bytes of data owed to it
-  bool consuming_ = false;
 };
 
 }  // namespace elara::client
