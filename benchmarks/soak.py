@@ -39,6 +39,7 @@ def operators(count):
     return _client.server_stats(0)
 
 def cycle(_):
+    torch.cuda.device_count()  # operators look for another attachment 20 times a second only
     value = torch.ones(256, device="cuda")
     return (value + 1).sum().item()
 

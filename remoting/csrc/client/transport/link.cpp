@@ -137,9 +137,11 @@ void Link::close() {
   descriptor_.store(-1);
   // The object stays (a tensor may ask the session why it ended), what it needed does not.
   channel_.reset();
-  answers_ = {};
-  input_ = {};
-  payload_ = {};
+  // An assignment of {} would keep the memory.
+  std::deque<std::shared_ptr<Answer>>().swap(answers_);
+  std::vector<char>().swap(input_);
+  begin_ = end_ = 0;
+  std::string().swap(payload_);
   changed_.notify_all();
 }
 

@@ -215,8 +215,8 @@ void Session::leave(std::chrono::milliseconds most) noexcept {
       Link::Lock lock(link_.mutex());
       flush_locked();
       out_.release();
-      operators_ = {};
-      templates_ = {};
+      std::vector<bool>().swap(operators_);
+      std::vector<bool>().swap(templates_);
     }
     link_.leave(most);
   } catch (...) {
