@@ -74,6 +74,8 @@ def epoch(make: Callable[[], tuple[Any, list[dict[str, Any]]]], folder: Path, us
         disable_tqdm=True,
         use_cpu=use_cpu,
     )
+    # Else it wraps the model in DataParallel where there are two devices, and so takes other batches than on the CPU.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     trainer = transformers.Trainer(model=model, args=arguments, train_dataset=rows)
     trainer.train()
     return model, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
