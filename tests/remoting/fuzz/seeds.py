@@ -92,6 +92,12 @@ def _replies() -> Iterator[bytes]:
     yield b"\x01" + "an error, größer als 日本語 𝔘".encode()
     yield b"\x02" + b"ELARAERR\x1c\0This node has no such lease."
     yield b"\x02" + b"".join(v.data for v in vectors.conversation() if v.sender == "server")
+    data, nothing = message(p.DATA, bytes(range(32))), message(p.REPLY)
+    error = message(p.ERROR, struct.pack("<BQ", 0, 1) + p.text("aten::neg") + p.text("it failed"))
+    yield b"\x03\x00\x02" + data
+    yield b"\x03\x03\x00\x04\x02\x00" + nothing + data + data + error + message(p.ACK, bytes(8)) + nothing
+    yield b"\x03\x00\xff" + message(p.DATA, bytes(4080))
+    yield b"\x03\x00\x00" + message(p.FATAL, p.text("The device is gone."))
 
 
 def _attachments() -> Iterator[bytes]:

@@ -6,6 +6,7 @@ module, and a real device server against it.
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
 from collections.abc import Iterator
@@ -22,13 +23,17 @@ F32 = torch.float32
 
 
 class Vector(NamedTuple):
-    """One message. `replayed`: it is the same on every machine, so a device server must take or send just this."""
+    """One message. `replayed`: it is the same on every machine, so a device server must take or send just this.
+
+    `streamed`: it counts as bytes of its sender's stream, which outlives connections.
+    """
 
     sender: str
     name: str
     says: str
     data: bytes
     replayed: bool = True
+    streamed: bool = True
 
 
 def message(kind: int, payload: bytes = b"") -> bytes:
@@ -40,15 +45,30 @@ def _define(op: int, name: str, overload: str) -> bytes:
     return message(p.DEFINE_OP, struct.pack("<I", op) + text(name) + text(overload))
 
 
+def _preamble(kind: int, device: int, flags: int = 0, peer: int = 0) -> bytes:
+    front = struct.pack("<HBBBB4x", 1, kind, device, flags, peer)
+    return b"ELARA\0" + front + bytes(range(16)) + bytes(range(16, 32)) + bytes(16)
+
+
 def conversation() -> Iterator[Vector]:
-    """The messages in the order in which they are sent."""
-    lease, session = bytes(range(16)), bytes(range(16, 32))
+    """The messages in the order in which they are sent; in their midst, the connection is cut."""
+    sent = {"client": 0, "server": 0}
+    for vector in itertools.chain(_opening(), _work()):
+        if vector.streamed:
+            sent[vector.sender] += len(vector.data)
+        yield vector
+    yield from _resuming(received=sent["server"], has=sent["client"])
+    yield from _more_work()
+
+
+def _opening() -> Iterator[Vector]:
     yield Vector(
         "client",
         "preamble",
         "kind 0 (commands), device 0, lease 00010203-0405-..., session 1011...; in clear, before TLS",
-        b"ELARA\0" + struct.pack("<HBB6x", 1, 0, 0) + lease + session + bytes(16),
+        _preamble(0, 0),
         replayed=False,
+        streamed=False,
     )
     yield Vector(
         "node",
@@ -56,19 +76,85 @@ def conversation() -> Iterator[Vector]:
         "in the place of everything that follows, from a node that knows no such lease",
         b"ELARAERR" + struct.pack("<H", 28) + b"This node has no such lease.",
         replayed=False,
+        streamed=False,
     )
     hello = struct.pack("<H", 1) + text("2.13.0") + bytes(32) + bytes(range(32)) + text("python 4711")
     yield Vector(
         "client",
         "kHello",
-        "version 1, torch 2.13.0, digest of zeros, secret 00 01 ... 1f, client's name",
-        message(p.HELLO, hello),
+        "version 1, torch 2.13.0, digest of zeros, secret 00 01 ... 1f, client's name, waits for 60,000 ms",
+        message(p.HELLO, hello + struct.pack("<I", 60_000)),
         replayed=False,
     )
     facts = struct.pack("<H", 1) + text("2.13.0") + text("emulated (CPU)") + struct.pack("<QBQ", 1 << 28, 1, 1 << 28)
     yield Vector(
-        "server", "kReply", "to kHello: version, torch, model, cap, emulated, memory", message(p.REPLY, facts), False
+        "server",
+        "kReply",
+        "to kHello: version, torch, model, cap, emulated, memory, waits for 60,000 ms",
+        message(p.REPLY, facts + struct.pack("<I", 60_000)),
+        replayed=False,
     )
+
+
+def _resuming(received: int, has: int) -> Iterator[Vector]:
+    yield Vector(
+        "client",
+        "preamble",
+        "on a new connection after a cut: the flag resume; lease and session as before",
+        _preamble(0, 0, flags=1),
+        replayed=False,
+        streamed=False,
+    )
+    yield Vector(
+        "client",
+        "kResume",
+        f"secret 00 01 ... 1f, {received} bytes of the server's stream received",
+        message(p.RESUME, bytes(range(32)) + struct.pack("<Q", received)),
+        replayed=False,
+        streamed=False,
+    )
+    yield Vector(
+        "server",
+        "kReply",
+        f"to kResume: {has} bytes of the client's stream received, so all of them",
+        message(p.REPLY, struct.pack("<Q", has)),
+        replayed=False,
+        streamed=False,
+    )
+    for sender, count in (("client", received), ("server", has)):
+        yield Vector(
+            sender,
+            "kAck",
+            f"{count} bytes of the other side's stream received",
+            message(p.ACK, struct.pack("<Q", count)),
+            replayed=False,
+        )
+    yield Vector(
+        "client",
+        "preamble",
+        "kind 2: connect device 0 with device 1; the node answers ELARAPEER",
+        _preamble(2, 0, peer=1),
+        replayed=False,
+        streamed=False,
+    )
+    yield Vector(
+        "client",
+        "kPush",
+        "transfer 1 to device 1: storage 1 from byte 0 on, 16 bytes",
+        message(p.PUSH, struct.pack("<QIQQQ", 1, 1, 1, 0, 16)),
+        replayed=False,
+    )
+    yield Vector(
+        "client",
+        "kPull",
+        "to device 1: transfer 1 from device 0 to its storage 7 from byte 0 on, 16 bytes",
+        message(p.PULL, struct.pack("<QIQQQ", 1, 0, 7, 0, 16)),
+        replayed=False,
+        streamed=False,  # of another session's stream
+    )
+
+
+def _work() -> Iterator[Vector]:
     yield Vector("client", "kAlloc", "storage 1 of 16 bytes", message(p.ALLOC, struct.pack("<QQ", 1, 16)))
     values = struct.pack("<4f", 1, 2, 3, 0)
     yield Vector(
@@ -98,6 +184,10 @@ def conversation() -> Iterator[Vector]:
     )
     yield Vector("client", "kRead", "storage 2, from byte 0, 16 bytes", message(p.READ, struct.pack("<QQQ", 2, 0, 16)))
     yield Vector("server", "kData", "2, 4, 6, 0 as f32", message(p.DATA, struct.pack("<4f", 2, 4, 6, 0)))
+
+
+def _more_work() -> Iterator[Vector]:
+    square = tensor(F32, [2, 2])
     yield Vector("client", "kDefineOp", "operator 2 is aten::nonzero", _define(2, "aten::nonzero", ""))
     yield Vector(
         "client",

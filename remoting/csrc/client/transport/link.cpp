@@ -66,6 +66,7 @@ void Link::wait(Lock& lock, const std::function<bool()>& done) {
     if (done()) break;
     if (!connected() || polling_) {
       connection_changed();
+      if (owner_.dead()) return;
       ++waiting_;
       look = changed_.wait_for(lock, kLook) == std::cv_status::timeout;
       --waiting_;
