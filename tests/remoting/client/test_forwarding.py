@@ -139,6 +139,18 @@ def test_lazy_conjugates_and_negatives_arrive_as_values(bench: Bench) -> None:
     torch.testing.assert_close(torch.fft.ifft(torch.fft.fft(there)).cpu(), host)
 
 
+def test_adding_nothing_to_chosen_rows_changes_nothing(bench: Bench) -> None:
+    # What an expert of a mixture does that got no token in a step.
+    rows = torch.ones(4, 3, device="cuda", requires_grad=True)
+    nothing = torch.empty(0, 3, device="cuda", requires_grad=True)
+    total = rows.index_add(0, torch.empty(0, dtype=torch.long, device="cuda"), nothing).sum()
+    total.backward()
+    assert total.item() == 12
+    assert torch.equal(rows.grad.cpu(), torch.ones(4, 3)) and nothing.grad.shape == (0, 3)
+    with pytest.raises(IndexError):
+        rows.sum(2)
+
+
 def test_what_is_not_there_is_refused_in_one_sentence(bench: Bench) -> None:
     tensor = torch.ones(2, device="cuda")
     with pytest.raises(RuntimeError, match="CUDA graphs are not supported on an attached GPU"):

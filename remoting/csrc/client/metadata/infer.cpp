@@ -157,6 +157,9 @@ Inferred infer_outputs(const Operator& op, at::ArrayRef<c10::IValue> arguments) 
       op.meta->callBoxed(op.handle, c10::DispatchKeySet(c10::DispatchKey::Meta), &stack);
     } catch (const c10::NotImplementedError&) {
       return inferred;
+    } catch (const c10::IndexError&) {
+      // index_add's looks at the first row of what is added, though there may be none: the kernel has the last word.
+      return inferred;
     }
   }
   if (op.writes && resize_written(op, arguments, stand_ins)) {
