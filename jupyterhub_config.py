@@ -26,6 +26,9 @@ settings = hub_settings()
 # Only the proxy is reachable from outside; the hub listens on 127.0.0.1.
 c.JupyterHub.bind_url = settings.public_url
 c.JupyterHub.hub_bind_url = settings.hub_url
+if settings.public_url.startswith("https://"):
+    # Behind two proxies the hub takes the inner one's word for how people came, which is plain HTTP.
+    c.JupyterHub.tornado_settings = {"cookie_options": {"secure": True}}
 
 # --- What outlives a restart of the hub -----------------------------------------------------------------------------
 # The proxy is a process of its own (elara up starts it), so that open notebooks do not notice that the hub restarts.
