@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import httpx
 import pytest
-from hub_world import PASSWORD, Browser, HubWorld, gone, until
+from hub_world import PASSWORD, Browser, HubWorld, gone, open_hub, until
 
 
 def elara_admin(world: HubWorld, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -209,3 +210,10 @@ def test_where_sign_up_is_on_an_administrator_approves(world: HubWorld, admin: B
     assert "hedy may sign in" in admin.post("/hub/accounts", action="approve", name="hedy").text
     person.sign_in("hedy")
     assert person.signed_in()
+
+
+def test_cookies_of_an_https_site_travel_by_https_only(tmp_path: Path) -> None:
+    # TLS ends in front of the proxy, so nothing that reaches the hub says https but its own setting.
+    with open_hub(tmp_path / "data", service=False, extra={"ELARA_PUBLIC_URL": "https://elara.example"}) as world:
+        cookies = httpx.get(f"{world.url}/hub/login", trust_env=False).headers.get_list("set-cookie")
+    assert cookies and all("secure" in cookie.lower() for cookie in cookies), cookies
