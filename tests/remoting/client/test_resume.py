@@ -312,6 +312,7 @@ def test_a_device_server_that_stands_still_is_given_up(bench: Bench, other: tupl
 def test_a_process_that_ends_leaves_nothing_behind(bench: Bench, run_script: Any) -> None:
     torch.ones(1, device="cuda").item()
     before = set(bench.servers.running())
+    known = {ended.pid for ended in bench.servers.ended()}
     done = run_script(
         "import torch; kept = torch.ones(10, device='cuda'); torch.cuda.synchronize()",
         ELARA_RUNTIME_DIR=str(bench.servers.folder),
@@ -321,7 +322,8 @@ def test_a_process_that_ends_leaves_nothing_behind(bench: Bench, run_script: Any
     while set(bench.servers.running()) - before:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert bench.servers.ended()[-1].reason == "goodbye"
+    # A session of an earlier test, whose client is being waited for, may end in the meantime.
+    assert "goodbye" in [ended.reason for ended in bench.servers.ended() if ended.pid not in known | before]
 
 
 def resident() -> int:
