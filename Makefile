@@ -3,12 +3,14 @@
 # PYTHON   the Python 3.11 to build with (default: the first python3.11, else python3, on the path)
 # IMAGES   which images `make images` builds and checks (default: all), for example: make images IMAGES="base pytorch"
 # TORCH    with conformance: a stock build of PyTorch from pip, for example TORCH=2.14.1
+# TESTS    with test: the files or folders to run (default: all); JOBS, how many processes run them (default: 2)
 # UP       further options of `elara up`, for example: make up UP="--port 8001 --emulate 1"
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UP ?=
 IMAGES ?=
 FUZZ ?=
+JOBS ?= 2
 VENV := .venv/bin
 
 .DEFAULT_GOAL := help
@@ -28,7 +30,7 @@ build-test:
 
 test: build-test ## check the style and run every test, in a real browser too
 	@$(MAKE) --no-print-directory lint
-	@exec $(VENV)/python -m pytest $(TESTS)
+	@exec $(VENV)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder --durations 25 $(TESTS)
 
 lint: build-test ## ruff, mypy (strict), tsc and eslint, clang-format
 	@$(VENV)/python setup/lint.py

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support import docker, postgres
+from tests.support import docker, lanes, postgres
 
 # For another environment than this one, with a stock build of PyTorch: `make conformance TORCH=...` runs them there.
 collect_ignore = ["remoting/stock"]
@@ -44,8 +44,13 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return lines if reasons["containers"] else [*lines, f"Docker engine: {docker.describe()}"]
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    lanes.mark(item)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lanes.place)
     for item in filter(_needs_engine, items):
         item.add_marker(pytest.mark.docker)
     config.stash[_left_out] = {}

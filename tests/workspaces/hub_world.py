@@ -24,7 +24,9 @@ from elara_hub.supervisor.found import proxy_command
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = "correct horse battery staple"
-PORTS = iter(range(21310, 21390))
+# Fixed ones, since a hub gets its old port again after a restart. Test runs side by side have ranges of their own.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+PORTS = iter(range(21310 + 80 * _WORKER, 21390 + 80 * _WORKER))
 
 
 def until(happens: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
