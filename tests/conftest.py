@@ -46,13 +46,13 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     lanes.mark(item)
+    if _needs_engine(item):
+        item.add_marker(pytest.mark.docker)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=lanes.place)
-    for item in filter(_needs_engine, items):
-        item.add_marker(pytest.mark.docker)
     config.stash[_left_out] = {}
     for what, (needs, why_not) in _NEEDS.items():
         needing = [item for item in items if needs(item)]
