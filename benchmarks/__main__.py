@@ -58,7 +58,7 @@ def kill_warm_reserve(root: int) -> None:
 async def measure(rounds: int, console: Console) -> dict[str, Any]:
     """Every figure, in seconds, lists in the order taken; `step` as the cell of step.py prints it."""
     figures: dict[str, Any] = {"attach_warm": [], "attach_cold": [], "detach": [], "workspace_start": []}
-    async with Throwaway() as instance, Person(instance.url, instance.admin, instance.password) as person:
+    async with Throwaway() as instance, Person(instance.url, instance.admin_name, instance.admin_password) as person:
         figures["instance_start"] = [instance.start_seconds]
         for _ in range(3):
             figures["workspace_start"].append(await person.start_workspace(OPTIONS))

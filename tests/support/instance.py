@@ -14,144 +14,49 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import re
-import secrets
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx
 
 from elara_hub.demo.person import Person
-from elara_hub.demo.throwaway import discard
+from elara_hub.demo.throwaway import InstanceFailed, Throwaway
 from elara_hub.supervisor import processes
-from elara_hub.supervisor.folder import write_private
-from elara_hub.supervisor.ports import free_ports
-from elara_hub.supervisor.vault import FIRST_PASSWORD
 
 API = "/services/elara/api/v1"
 PARTS = ("proxy", "gate", "hub", "service", "mlflow", "node")
-# A Unix socket's path has room for 107 characters, and the deepest one lies some forty below the data folder.
-_LONGEST_FOLDER = 60
 
 
-class InstanceFailed(AssertionError):
-    """The instance did not do what it should; the text ends with what it printed."""
+class Instance(Throwaway):
+    """An instance with its people; `environment` is for example ``{"ELARA_HEARTBEAT_GRACE": "5"}``."""
 
-
-class Instance:
-    """`elara up` as a child process.
-
-    Args:
-        devices: how many emulated devices the node offers.
-        device_memory: memory of each, as `--device-memory` takes it.
-        environment: further variables for all parts, for example ``{"ELARA_HEARTBEAT_GRACE": "5"}``.
-        start_limit: seconds until every part must be ready.
-        engine: `local` or `docker`; what Docker holds of the instance is removed with it.
-    """
-
-    def __init__(
-        self,
-        devices: int = 2,
-        device_memory: str = "2GiB",
-        environment: Mapping[str, str] | None = None,
-        start_limit: float = 180,
-        engine: str = "local",
-    ) -> None:
-        self.engine = engine
-        self._options = ("--emulate", str(devices), "--device-memory", device_memory, "--engine", engine)
-        self._environment = dict(environment or {})
-        self._limit = start_limit
+    def __init__(self, *args: Any, **values: Any) -> None:
+        super().__init__(*args, **values)
         self._people: dict[str, Person] = {}
-        self._process: asyncio.subprocess.Process | None = None
-        folder = Path(tempfile.mkdtemp(prefix="elara-"))
-        if len(str(folder)) > _LONGEST_FOLDER:
-            folder.rmdir()
-            folder = Path(tempfile.mkdtemp(prefix="elara-", dir="/tmp"))
-        self.root = folder
-        self.data = folder / "data"
-        self.port = free_ports(1)[0]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.admin_name = "admin"
-        self.admin_password = secrets.token_urlsafe(15)
-        self.start_seconds = 0.0
-        self.stop_seconds = 0.0
-
-    async def __aenter__(self) -> Self:
-        (self.data / "secrets").mkdir(mode=0o700, parents=True)
-        # Laid where `elara up` finds it, so that nothing has to be read from its output.
-        write_private(self.data / "secrets" / FIRST_PASSWORD, self.admin_password + "\n")
-        try:
-            await self.start()
-        except BaseException:
-            await self._remove()
-            raise
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None and not isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)):
             print(self.report())
-        await self._remove()
-
-    # --- the instance as a whole
-
-    async def start(self) -> None:
-        """Start it (again) on its folder, and wait until every part is ready."""
-        begun = time.monotonic()
-        with (self.root / "up.log").open("ab") as output:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "elara_remoting.cli", "up", "--data", str(self.data)),
-                *("--port", str(self.port), *self._options),
-                env={**os.environ, **self._environment},
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        process = self._process
-        deadline = begun + self._limit
-        while not (self.status().get("ready") and self.status().get("pid") == process.pid):
-            if process.returncode is not None:
-                raise InstanceFailed(f"elara up ended with {process.returncode}.\n{self.report()}")
-            if time.monotonic() > deadline:
-                raise InstanceFailed(f"elara up was not ready after {self._limit:g} s.\n{self.report()}")
-            await asyncio.sleep(0.1)
-        self.start_seconds = time.monotonic() - begun
+        await super().__aexit__(kind, error, trace)
 
     async def stop(self, number: signal.Signals = signal.SIGINT, limit: float = 60) -> int:
-        """Stop it as Ctrl-C does and keep the folder; returns the exit status."""
+        """Stop it as Ctrl-C does and keep the folder; everybody has to sign in anew. Returns the exit status."""
         for person in self._people.values():
             await person.http.aclose()
         self._people.clear()
-        process = self._process
-        assert process is not None, "the instance was never started"
-        begun = time.monotonic()
-        if process.returncode is None:
-            process.send_signal(number)
-        try:
-            await asyncio.wait_for(process.wait(), limit)
-        except TimeoutError:
-            raise InstanceFailed(f"elara up did not stop within {limit:g} s.\n{self.report()}") from None
-        self.stop_seconds = time.monotonic() - begun
-        return int(process.returncode or 0)
+        return await super().stop(number, limit)
 
     def left_behind(self) -> list[str]:
         """Processes that still belong to the instance, as `pid command line`."""
         return [f"{p.pid} {' '.join(p.cmdline())}" for p in processes.left_behind(self.data)]
-
-    def printed(self) -> str:
-        """What `elara up` printed so far, of all starts."""
-        return (self.root / "up.log").read_text(errors="replace")
 
     def log(self, part: str) -> str:
         """A part's log."""
@@ -162,13 +67,6 @@ class Instance:
         """What was printed and the end of each log, for a failed test."""
         logs = (f"--- {name}.log\n" + "\n".join(self.log(name).splitlines()[-25:]) for name in PARTS if self.log(name))
         return f"--- elara up\n{self.printed()[-3000:]}\n" + "\n".join(logs)
-
-    def status(self) -> dict[str, Any]:
-        """`up.json`; empty before it was written."""
-        try:
-            return dict(json.loads((self.data / "up.json").read_text()))
-        except (OSError, ValueError):
-            return {}
 
     # --- its parts
 
@@ -263,14 +161,3 @@ class Instance:
         if name not in self._people:
             self._people[name] = await Person(self.url, name, password).__aenter__()
         return self._people[name]
-
-    async def _remove(self) -> None:
-        try:
-            if self._process is not None and self._process.returncode is None:
-                await self.stop()
-        finally:
-            left = processes.left_behind(self.data)
-            if left:
-                await asyncio.to_thread(processes.end, left, 1.0)
-            await discard(self.data)
-            shutil.rmtree(self.root, ignore_errors=True)

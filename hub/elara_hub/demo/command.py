@@ -67,7 +67,7 @@ async def _demo(path: Path, engine: str) -> int:
         instance = Throwaway(engine=engine)
         async with instance:
             report("every part is up", f"{instance.start_seconds:.1f} s")
-            async with Person(instance.url, instance.admin, instance.password) as person:
+            async with Person(instance.url, instance.admin_name, instance.admin_password) as person:
                 report("signed in", person.name)
                 await make_journey(person, notebook_cells(path), {"project": "demo/digits"}, report)
         report("every part stopped", f"{instance.stop_seconds:.1f} s")
