@@ -96,14 +96,7 @@ async def test_a_workspace_outlives_a_killed_supervisor_and_is_found_again(
 async def test_the_check_of_the_deployment_is_content_and_names_what_is_not(
     elara: Instance, catalogue: Path, docker_engine: Engine
 ) -> None:
-    def check() -> tuple[int, dict[str, Any]]:
-        command = (sys.executable, "-m", "elara_remoting.cli", "admin", "check", "--json", "--data", str(elara.data))
-        environment = {**os.environ, "ELARA_CATALOGUE": str(catalogue)}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        found = json.loads(done.stdout)["findings"]
-        return done.returncode, {entry["check"]: entry for entry in found}
-
-    status, found = check()
+    status, found = check(elara.data, ELARA_CATALOGUE=str(catalogue))
     assert status == 0, found
     assert {entry["state"] for entry in found.values()} <= {"ok", "warning"}
     named = {"data folder", "disk", "hub", "service", "mlflow", "proxy", "clock", "database", "certificate"}
@@ -111,12 +104,20 @@ async def test_the_check_of_the_deployment_is_content_and_names_what_is_not(
     assert found["network rules"]["state"] == "ok"
     elara.kill("service", signal.SIGSTOP)
     try:
-        status, found = check()
+        status, found = check(elara.data, ELARA_CATALOGUE=str(catalogue))
     finally:
         elara.kill("service", signal.SIGCONT)
     assert status == 1
     assert found["service"]["state"] == "problem" and "does not answer" in found["service"]["message"]
     assert all(entry["next_step"] for entry in found.values() if entry["state"] != "ok")
+
+
+def check(data: Path, **environment: str) -> tuple[int, dict[str, Any]]:
+    """The exit status of `elara admin check`, and what it found by the check's name."""
+    command = (sys.executable, "-m", "elara_remoting.cli", "admin", "check", "--json", "--data", str(data))
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+    assert "Traceback" not in done.stderr
+    return done.returncode, {entry["check"]: entry for entry in json.loads(done.stdout)["findings"]}
 
 
 def refused(data: Path, **environment: str) -> str:
@@ -136,6 +137,17 @@ async def test_no_daemon_and_no_images_are_sentences(tmp_path: Path, docker_engi
     missing = write_catalogue(tmp_path / "catalogue", "elara-test/nowhere:1")
     said = refused(tmp_path / "b", ELARA_CATALOGUE=str(missing))
     assert "elara-test/nowhere:1" in said and "`elara images build`" in said
+
+
+async def test_a_missing_docker_library_is_a_sentence(elara: Instance, tmp_path: Path, docker_engine: Engine) -> None:
+    """Of the start, and of the check: neither can ask the engine without it."""
+    (tmp_path / "docker.py").write_text("raise ImportError(\"No module named 'docker'\")\n")
+    said = refused(tmp_path / "data", PYTHONPATH=str(tmp_path))
+    assert "Docker's client library is missing (No module named 'docker')." in said and "`make build`" in said
+    status, found = check(elara.data, PYTHONPATH=str(tmp_path))
+    assert status == 1
+    assert "Docker's client library is missing" in found["docker"]["message"]
+    assert found["docker"]["next_step"]
 
 
 async def test_another_network_in_the_way_is_a_sentence(tmp_path: Path, docker_engine: Engine, catalogue: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from elara_hub import options
 from elara_hub.accounts.first import invitation_link, made_password
 from elara_hub.accounts.passwords import Passwords
 from elara_hub.accounts.rules import BadInput
@@ -50,14 +51,7 @@ admin.add_command(check)
 
 
 @admin.group()
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    default=Path("elara-data"),
-    envvar="ELARA_DATA",
-    show_default=True,
-    help="The data folder.",
-)
+@options.data_folder
 @click.pass_context
 def user(context: click.Context, data: Path) -> None:
     """Accounts: who may sign in."""
@@ -65,7 +59,7 @@ def user(context: click.Context, data: Path) -> None:
 
 
 @user.command("list")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@options.as_json
 @click.pass_obj
 @_plainly
 def list_users(data: Path, as_json: bool) -> None:

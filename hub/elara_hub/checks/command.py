@@ -12,21 +12,15 @@ from pathlib import Path
 
 import click
 
+from elara_hub import options
 from elara_hub.checks.finding import OK, PROBLEM, WARNING, Finding, problem
 
 _MARKS = {OK: ("ok", "green"), WARNING: ("warning", "yellow"), PROBLEM: ("PROBLEM", "red")}
 
 
 @click.command()
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    default=Path("elara-data"),
-    envvar="ELARA_DATA",
-    show_default=True,
-    help="The data folder.",
-)
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@options.data_folder
+@options.as_json
 def check(data: Path, as_json: bool) -> None:
     """Test this deployment: every part, the database, certificate, clocks, Docker, disk and permissions.
 
@@ -65,7 +59,15 @@ def examine(data: Path) -> Iterator[Finding]:
     yield from parts.check(here)
     yield certificate.check(here.public_url)
     if here.engine == "docker":
-        from elara_hub.checks import containers
+        try:
+            from elara_hub.checks import containers
+        except ImportError as error:
+            yield problem(
+                "docker",
+                f"Docker's client library is missing ({error}).",
+                "Install it (`make build` does), then start Elara again: no workspace can be started without it.",
+            )
+            return
         from elara_hub.supervisor.found import checkout
 
         catalogue = Path(os.environ.get("ELARA_CATALOGUE") or checkout() / "images" / "catalogue.yaml")

@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from elara_hub import options
 from elara_hub.commands.client import Service, connect
 
 Row = dict[str, Any]
@@ -20,7 +21,7 @@ Row = dict[str, Any]
 def with_service(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds `--json` and `--data`; the function gets a `Service` first and `as_json` by name."""
 
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    @options.as_json
     @click.option(
         "--data",
         type=click.Path(),

@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
+from elara_hub import options
 from elara_hub.images.problem import ImageProblem
 
 _NAMES = click.argument("names", nargs=-1, metavar="[NAME]...")
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
@@ -50,7 +50,7 @@ def _root() -> Path:
 
 
 @images.command("list")
-@_JSON
+@options.as_json
 @_told
 def list_images(as_json: bool) -> None:
     """The catalogue, and which of its images are on this machine."""
@@ -78,7 +78,7 @@ def list_images(as_json: bool) -> None:
 )
 @click.option("--jobs", type=click.IntRange(1, 256), help="Compile jobs of the remoting core. Default: one a CPU.")
 @click.option("--fresh", is_flag=True, help="Build again without cached layers, to take up Debian's fixes.")
-@_JSON
+@options.as_json
 @_told
 def build(
     names: tuple[str, ...],
@@ -120,7 +120,7 @@ def bootstrap_base(suite: str, mirror: str, fresh: bool) -> None:
 
 @images.command()
 @_NAMES
-@_JSON
+@options.as_json
 @_told
 def check(names: tuple[str, ...], as_json: bool) -> None:
     """Start images (all that are here, or those named) and check from inside what they promise.
