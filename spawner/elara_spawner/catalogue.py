@@ -49,12 +49,16 @@ class Image:
 
 @dataclass(frozen=True)
 class Size:
-    """What the CPU part of a workspace gets."""
+    """What the CPU part of a workspace gets.
+
+    processes: how many of them at most, threads counted; None for the spawner's own setting.
+    """
 
     name: str
     title: str
     cpus: int
     memory_bytes: int
+    processes: int | None = None
 
     @property
     def label(self) -> str:
@@ -121,16 +125,18 @@ def load_catalogue(path: Path) -> Catalogue:
     if problems:
         raise CatalogueError("\n".join(f"{path}, line {line}: {message}" for line, message in sorted(problems)))
     images = {entry["name"]: _image(entry) for entry in content["images"]}
-    sizes = {
-        entry["name"]: Size(entry["name"], entry["title"], entry["cpus"], parse_memory(entry["memory"]))
-        for entry in content["sizes"]
-    }
+    sizes = {entry["name"]: _size(entry) for entry in content["sizes"]}
     return Catalogue(images, sizes, content["default_image"], content["default_size"])
 
 
 def _image(entry: Mapping[str, Any]) -> Image:
     teams = entry.get("teams")
     return Image(**{**entry, "teams": None if teams is None else tuple(teams)})
+
+
+def _size(entry: Mapping[str, Any]) -> Size:
+    memory = parse_memory(entry["memory"])
+    return Size(entry["name"], entry["title"], entry["cpus"], memory, entry.get("processes"))
 
 
 def _sentence(error: jsonschema.ValidationError) -> str:

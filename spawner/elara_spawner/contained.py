@@ -45,8 +45,8 @@ class ContainedMixin(WorkspaceMixin):
     ).tag(config=True)
     processes = Integer(
         4096,
-        help="How many processes and threads a workspace may have. It keeps a runaway program from taking the "
-        "machine's.",
+        help="How many processes and threads a workspace may have whose size in the catalogue names no number "
+        "(`processes`). It keeps a runaway program from taking the machine's.",
     ).tag(config=True)
     scratch = Enum(
         ["disk", "memory", "none"],

@@ -138,11 +138,15 @@ def volumes(
 
 
 def limits(size: Size, *, processes: int, temporary_bytes: int) -> Limits:
-    """Of a size. Half of the memory may be shared memory, which a loader with several workers lives on."""
+    """Of a size. Half of the memory may be shared memory, which a loader with several workers lives on.
+
+    Args:
+        processes: for a size that names no number of its own.
+    """
     return Limits(
         cpus=size.cpus,
         memory_bytes=size.memory_bytes,
-        processes=processes,
+        processes=size.processes or processes,
         shared_memory_bytes=size.memory_bytes // 2,
         temporary_bytes=min(temporary_bytes, size.memory_bytes // 2),
     )

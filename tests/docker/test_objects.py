@@ -188,6 +188,8 @@ def test_a_wrong_data_set_is_told_of(setting: dict[str, object], sentence: str) 
 
 def test_a_size_s_limits() -> None:
     assert limits(Size("s", "S", 2, 2**30), processes=9, temporary_bytes=2**34) == Limits(2, 2**30, 9, 2**29, 2**29)
+    narrow = limits(Size("s", "S", 2, 2**30, processes=7), processes=9, temporary_bytes=2**34)
+    assert narrow.processes == 7, "a size's own number goes before the setting"
 
 
 def test_a_volume_that_was_made_otherwise_is_told_from_ours() -> None:

@@ -142,7 +142,7 @@ def test_cards_say_what_an_image_is_and_who_may_use_it() -> None:
     assert "GPUs can be attached." in page
     assert "No GPU can be attached. No PyTorch in it." in page
     assert "Only for vision, speech." in page
-    assert 'value="words" aria-describedby="elara-image-words-about" data-teams="vision speech" checked' in page
+    assert 'aria-describedby="elara-image-words-about" data-teams="vision speech" checked' in page
     assert "Secret" not in page, "an image that none of the user's teams may use is not shown"
 
 
@@ -184,6 +184,11 @@ def test_suggestions_without_a_project() -> None:
             "default_image: none\ndefault_size: s\nimages: [{name: i, title: I}]\n"
             "sizes: [{name: s, title: S, cpus: 1, memory: 1GiB}]\n",
             "default_image is 'none'",
+        ),
+        (
+            "default_image: i\ndefault_size: s\nimages: [{name: i, title: I}]\n"
+            "sizes: [{name: s, title: S, cpus: 1, memory: 1GiB, processes: 3}]\n",
+            r"line 4: sizes\[0\].processes: 3 is less than the minimum of 32",
         ),
     ],
 )
