@@ -57,12 +57,12 @@ def why_not() -> str | None:
     return f"no Docker daemon answers, and {' and '.join(missing)} is not installed" if missing else None
 
 
-def answers() -> bool:
-    """Whether a daemon listens on the usual socket and lets this user in."""
+def answers(at: Path = SOCKET) -> bool:
+    """Whether a daemon listens on a socket (default: the usual one) and lets this user in."""
     try:
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(10)
-            client.connect(str(SOCKET))
+            client.connect(str(at))
             client.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
             return b" 200 " in client.recv(64)
     except OSError:
@@ -71,6 +71,8 @@ def answers() -> bool:
 
 class Engine:
     """A context manager: on entry a daemon answers; on exit one that was started here is stopped, any other is left."""
+
+    socket = SOCKET
 
     def __init__(self) -> None:
         self._daemon: subprocess.Popen[bytes] | None = None
@@ -110,7 +112,7 @@ class Engine:
 
     def run(self, *arguments: str, limit: float = 300, **options: object) -> str:
         """Run `docker ARGUMENTS` and return what it printed. Raises EngineFailed when it fails."""
-        command = (program("docker") or "docker", *arguments)
+        command = (program("docker") or "docker", "--host", f"unix://{self.socket}", *arguments)
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False, **options)  # type: ignore[call-overload]
         if done.returncode != 0:
             raise EngineFailed(f"docker {' '.join(arguments)} ended with {done.returncode}: {done.stderr.strip()}")
