@@ -18,7 +18,10 @@ def image(docker_engine: Engine) -> str:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory, docker_engine: Engine, image: str) -> Iterator[DockerWorld]:
-    with opened(DockerWorld(tmp_path_factory.mktemp("docker") / "data", docker_engine, image)) as running:
+    made = DockerWorld(tmp_path_factory.mktemp("docker") / "data", docker_engine, image)
+    made.add_dataset("words", image)
+    made.add_dataset("scans", image, teams=["vision"])
+    with opened(made) as running:
         yield running
 
 

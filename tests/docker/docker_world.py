@@ -67,9 +67,19 @@ class DockerWorld(HubWorld):
             "sizes": [
                 {"name": "small", "title": "Small", "cpus": 1, "memory": "768MiB"},
                 {"name": "tiny", "title": "Tiny", "cpus": 1, "memory": "16MiB"},
+                {"name": "narrow", "title": "Narrow", "cpus": 1, "memory": "768MiB", "processes": 40},
             ],
         }
         self.catalogue.write_text(yaml.safe_dump(content))
+
+    def add_dataset(self, name: str, image: str, teams: list[str] | None = None) -> None:
+        """A filled volume that the hub offers as a data set; before the hub starts."""
+        volume = f"{self.instance}-data-{name}"
+        self.engine.run("volume", "create", "--label", f"org.elara.instance={self.instance}", volume)
+        fill = f"echo {name} > /data/file && chmod 0666 /data/file && chmod 0777 /data"
+        self.engine.run("run", "--rm", "--user", "0:0", "--volume", f"{volume}:/data", image, "sh", "-c", fill)
+        known = json.loads(self.extra.get("ELARA_TEST_DATASETS", "{}"))
+        self.extra["ELARA_TEST_DATASETS"] = json.dumps({**known, name: {"volume": volume, "teams": teams}})
 
     # -- containers
 
@@ -106,15 +116,18 @@ class DockerWorld(HubWorld):
 
     def shell(self, user: str, script: str, server: str = "") -> subprocess.CompletedProcess[str]:
         """Run a shell script as the workspace's user inside it."""
-        command = [program("docker") or "docker", "exec", self.name(user, server), "sh", "-c", script]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+        return self._exec(user, server, "sh", "-c", script)
 
-    def python(self, user: str, code: str, server: str = "") -> Any:
+    def python(self, user: str, code: str, *arguments: str, server: str = "") -> Any:
         """Run Python inside the workspace; returns what it printed, as JSON."""
-        command = [program("docker") or "docker", "exec", self.name(user, server), "python3", "-c", code]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = self._exec(user, server, "python3", "-c", code, *arguments)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
+
+    def _exec(self, user: str, server: str, *command: str) -> subprocess.CompletedProcess[str]:
+        host = f"unix://{self.engine.socket}"
+        full = (program("docker") or "docker", "--host", host, "exec", self.name(user, server), *command)
+        return subprocess.run(full, capture_output=True, text=True, timeout=120)
 
     def close(self) -> None:
         super().close()

@@ -1,5 +1,7 @@
 """The reference configuration with time-outs that a test can wait for."""
 
+import json
+import os
 from pathlib import Path
 
 c = get_config()  # noqa: F821 - given by JupyterHub
@@ -7,6 +9,7 @@ load_subconfig(str(Path(__file__).resolve().parents[2] / "jupyterhub_config.py")
 c.DockerWorkspaceSpawner.launch_timeout = 20
 c.DockerWorkspaceSpawner.pull_timeout = 60
 c.DockerWorkspaceSpawner.stop_timeout = 2
+c.DockerWorkspaceSpawner.datasets = json.loads(os.environ.get("ELARA_TEST_DATASETS", "{}"))
 c.Spawner.poll_interval = 3
 # A request to start answers at once, so that a test can follow every step.
 c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0}

@@ -18,20 +18,8 @@ from elara_spawner.docker import firewall
 from elara_spawner.docker.network import own_name_servers
 from tests.docker.docker_world import DockerWorld
 from tests.support.docker import program
+from tests.support.reach import trying
 from tests.workspaces.hub_world import Browser, until
-
-TRY = """
-import json, socket, sys
-def attempt(host, port, family):
-    with socket.socket(family, socket.SOCK_STREAM) as s:
-        s.settimeout(4)
-        try:
-            s.connect((host, port))
-        except OSError as error:
-            return type(error).__name__ + ": " + str(error)
-        return "open"
-print(json.dumps([attempt(h, p, socket.AF_INET6 if ":" in h else socket.AF_INET) for h, p in json.loads(sys.argv[1])]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +34,7 @@ def ports() -> Iterator[dict[str, int]]:
 
 
 def attempts(world: DockerWorld, user: str, targets: list[tuple[str, int]]) -> list[str]:
-    command = [program("docker") or "docker", "exec", world.name(user), "python3", "-c", TRY, json.dumps(targets)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return list(json.loads(done.stdout))
+    return list(world.python(user, trying(targets)))
 
 
 def own_addresses(world: DockerWorld) -> list[str]:
@@ -76,9 +61,7 @@ def test_hub_service_and_tracking_are_reached_through_the_proxy(world: DockerWor
         "print(json.dumps([status(url) for url in json.loads(sys.argv[1])]))"
     )
     urls = [f"{world.site}/hub/api/", f"{world.site}{API_PREFIX}/health", f"{world.site}/services/mlflow/"]
-    command = [program("docker") or "docker", "exec", world.name("mary"), "python3", "-c", code, json.dumps(urls)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    statuses = json.loads(done.stdout)
+    statuses = world.python("mary", code, json.dumps(urls))
     assert statuses[:2] == [200, 200]
     assert statuses[2] in (302, 403, 503)
 

@@ -82,7 +82,46 @@ def test_files_of_a_project_are_shared_and_a_viewer_only_looks(
     assert written.returncode != 0
     assert "Read-only file system" in written.stderr
     assert any("read-only for you" in event["message"] for event in victor.events)
-    assert world.shell("victor", "ls ~").stdout.split() == ["projects"], "another's home is not there"
+    assert world.shell("victor", "ls ~").stdout.split() == ["datasets", "projects"], "another's home is not there"
+
+
+def test_a_data_set_is_for_its_teams_and_nobody_writes_to_it(world: DockerWorld, admin: Browser, mary: Browser) -> None:
+    """Though the volume's own permissions would let everybody."""
+    assert world.shell("mary", "ls ~/datasets").stdout.split() == ["words"]
+    assert world.shell("mary", "cat ~/datasets/words/file").stdout == "words\n"
+    for attempt in ("echo mine > ~/datasets/words/file", "touch ~/datasets/words/new", "rm ~/datasets/words/file"):
+        done = world.shell("mary", attempt)
+        assert done.returncode != 0 and "Read-only file system" in done.stderr, attempt
+    person = world.join("vivian", admin)
+    world.make_project(admin, "vision", "cats")
+    world.add_member(admin, "vision/cats", "vivian", "owner")
+    world.begin(person, project="vision/cats")
+    assert world.shell("vivian", "cat ~/datasets/*/file").stdout.split() == ["scans", "words"]
+    assert "Read-only file system" in world.shell("vivian", "touch ~/datasets/scans/new").stderr
+    person.stop()
+
+
+THREADS = """
+import json, threading
+end, started = threading.Event(), 0
+try:
+    while started < 200:
+        threading.Thread(target=end.wait).start()
+        started += 1
+except RuntimeError as error:
+    print(json.dumps([started, str(error)]))
+end.set()
+"""
+
+
+def test_a_size_s_processes_are_all_that_it_gets(world: DockerWorld, mary: Browser) -> None:
+    world.begin(mary, "narrow", size="narrow")
+    assert world.inspect("mary", "narrow")["HostConfig"]["PidsLimit"] == 40
+    started, error = world.python("mary", THREADS, server="narrow")
+    assert 10 < started < 40 and error == "can't start new thread"
+    assert mary.http.get("/user/mary/narrow/api").json() == {}, "the workspace itself goes on"
+    assert world.python("mary", "print(1)", server="narrow") == 1
+    mary.stop("narrow")
 
 
 def test_home_stays_and_scratch_goes(world: DockerWorld, admin: Browser) -> None:
@@ -182,33 +221,40 @@ def test_a_killed_workspace_is_noticed_cleaned_up_and_starts_again(world: Docker
     world.begin(mary)
 
 
-def test_a_removed_member_is_refused_and_a_project_made_anew_inherits_nothing(
-    world: DockerWorld, admin: Browser
+def test_a_start_follows_what_became_of_a_project_and_its_members(
+    world: DockerWorld, admin: Browser, image: str
 ) -> None:
+    """Renamed: the same files. Removed member, archived project: refused. Made anew: nothing of the old one."""
     person = world.join("paula", admin)
-    api = httpx.Client(
-        base_url=world.url + API_PREFIX,
-        headers={"Authorization": f"token {admin.token()}"},
-        trust_env=False,
-        timeout=60,
-    )
-    with api:
+    folder = "/home/elara/projects/demo/letters"
+    volume = names.project(world.instance, "demo--letters")
 
-        def made() -> None:
-            api.post("/teams/demo/projects", json={"slug": "letters"}).raise_for_status()
-            world.add_member(admin, "demo/letters", "paula", "editor")
+    def made() -> None:
+        world.make_project(admin, "demo", "letters")
+        world.add_member(admin, "demo/letters", "paula", "editor")
 
-        made()
+    made()
+    world.begin(person, project="demo/letters")
+    assert world.shell("paula", f"echo old > {folder}/file").returncode == 0
+    person.stop()
+    with world.api(admin) as api:
+        api.patch("/projects/demo/letters", json={"title": "Letters of old"}).raise_for_status()
         world.begin(person, project="demo/letters")
-        folder = "/home/elara/projects/demo/letters"
-        assert world.shell("paula", f"echo old > {folder}/file").returncode == 0
+        assert world.shell("paula", f"cat {folder}/file").stdout == "old\n"
         person.stop()
         api.delete("/projects/demo/letters/members/paula").raise_for_status()
         assert "You are" in world.refused(person, project="demo/letters")
-        api.delete("/projects/demo/letters").raise_for_status()
-        made()
+        world.add_member(admin, "demo/letters", "paula", "viewer")
         world.begin(person, project="demo/letters")
-        assert world.shell("paula", f"ls {folder}").stdout == ""
-        person.stop()
-    volumes = world.engine.run("volume", "ls", "--quiet").split()
-    assert {names.project(world.instance, h) for h in ("demo--letters", "demo--letters-2")} <= set(volumes)
+        assert "Read-only" in world.shell("paula", f"touch {folder}/new").stderr, "a member again, with another role"
+        # Archived under a workspace that runs: the files stay mounted until it stops, and the next start is refused.
+        api.delete("/projects/demo/letters").raise_for_status()
+    assert world.shell("paula", f"cat {folder}/file").stdout == "old\n"
+    person.stop()
+    assert "You are" in world.refused(person, project="demo/letters")
+    made()
+    world.begin(person, project="demo/letters")
+    assert world.shell("paula", f"ls {folder}").stdout == ""
+    person.stop()
+    read = ("run", "--rm", "--user", "0:0", "--volume", f"{volume}:/data:ro", image, "cat", "/data/file")
+    assert world.engine.run(*read) == "old\n", "the archived project's volume stays, with all that was in it"

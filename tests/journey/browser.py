@@ -21,13 +21,14 @@ async def launch(playwright: Playwright) -> Browser:
 
 
 class Desk:
-    """One person at one browser window."""
+    """One person at one browser window. isolated: whether workspaces are containers, which decides what pages say."""
 
-    def __init__(self, browser: Browser, url: str, name: str, password: str) -> None:
+    def __init__(self, browser: Browser, url: str, name: str, password: str, *, isolated: bool = False) -> None:
         self._browser = browser
         self.url = url
         self.name = name
         self._password = password
+        self._isolated = isolated
 
     async def __aenter__(self) -> Self:
         self._context = await self._browser.new_context(viewport={"width": 1280, "height": 860})
@@ -57,7 +58,11 @@ class Desk:
     async def open_workspace(self, project: str) -> None:
         """Choose the project on the spawn page and wait for JupyterLab."""
         await self.page.goto(f"{self.url}/hub/spawn")
-        await expect(self.page.get_by_role("note")).to_contain_text("Local mode isolates nobody")
+        if self._isolated:
+            await expect(self.page.get_by_role("radio", name="PyTorch")).to_be_checked()
+            await expect(self.page.get_by_role("note")).to_have_count(0)
+        else:
+            await expect(self.page.get_by_role("note")).to_contain_text("Local mode isolates nobody")
         await self.page.get_by_label("Project").select_option(project)
         await self.screenshot(f"spawn-{self.name}")
         await self.page.get_by_role("button", name="Start").click()
@@ -67,9 +72,8 @@ class Desk:
         """Open a notebook in JupyterLab and wait for its kernel."""
         await self.page.goto(f"{self.url}/user/{self.name}/lab/tree/{path}?reset")
         await self.button.wait_for()
-        await self.page.locator(
-            ".jp-NotebookPanel-toolbar .jp-Notebook-ExecutionIndicator[data-status='idle']"
-        ).wait_for()
+        # The notebook's own indicator shows idle before the kernel has answered; what is run then is lost.
+        await self.page.locator("#jp-main-statusbar").get_by_text("| Idle").wait_for()
 
     @property
     def button(self) -> Locator:

@@ -8,6 +8,7 @@ import re
 import secrets
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -63,8 +64,8 @@ def free_port() -> int:
 class Browser:
     """Somebody with cookies. Forms carry the hub's xsrf token, as its pages do."""
 
-    def __init__(self, url: str) -> None:
-        self.http = httpx.Client(base_url=url, timeout=90, follow_redirects=True, trust_env=False)
+    def __init__(self, url: str, verify: ssl.SSLContext | bool = True) -> None:
+        self.http = httpx.Client(base_url=url, timeout=90, follow_redirects=True, trust_env=False, verify=verify)
         self.name = ""
         self.events: list[dict[str, Any]] = []
 
@@ -253,14 +254,22 @@ class HubWorld:
         browser.name = name
         return browser
 
+    def api(self, person: Browser) -> httpx.Client:
+        """The service's API in somebody's name; close it, or use it in a `with`."""
+        headers = {"Authorization": f"token {person.token()}"}
+        return httpx.Client(base_url=self.url + API_PREFIX, headers=headers, trust_env=False, timeout=60)
+
     def add_member(self, admin: Browser, project: str, name: str, role: str) -> None:
-        answer = httpx.put(
-            f"{self.url}{API_PREFIX}/projects/{project}/members/{name}",
-            json={"role": role},
-            headers={"Authorization": f"token {admin.token()}"},
-            trust_env=False,
-        )
+        with self.api(admin) as api:
+            answer = api.put(f"/projects/{project}/members/{name}", json={"role": role})
         assert answer.is_success, answer.text
+
+    def make_project(self, admin: Browser, team: str, project: str) -> None:
+        """Make it, and the team when that is not there."""
+        with self.api(admin) as api:
+            for path, slug in (("/teams", team), (f"/teams/{team}/projects", project)):
+                answer = api.post(path, json={"slug": slug})
+                assert answer.status_code in (201, 409), answer.text
 
     def workspace(self, user: str, server: str = "-") -> psutil.Process | None:
         """The process of a workspace, found by its runtime folder."""
