@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support import docker, lanes, postgres
+from tests.support import docker, images, lanes, postgres
 
 # For another environment than this one, with a stock build of PyTorch: `make conformance TORCH=...` runs them there.
 collect_ignore = ["remoting/stock"]
@@ -20,6 +20,12 @@ def docker_engine() -> Iterator[docker.Engine]:
     """A Docker engine that answers. A test that uses it is marked `docker` by itself."""
     with docker.Engine() as engine:
         yield engine
+
+
+@pytest.fixture(scope="session")
+def built_images(docker_engine: docker.Engine) -> images.BuiltImages:
+    """The images of workspaces, `base` and `pytorch`, built from this checkout; a second run builds nothing."""
+    return images.build(docker_engine)
 
 
 def _needs_engine(item: pytest.Item) -> bool:
@@ -48,6 +54,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     lanes.mark(item)
     if _needs_engine(item):
         item.add_marker(pytest.mark.docker)
+        if "built_images" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(images.BUILD_SECONDS + 300), append=False)  # the first waits for it
 
 
 @pytest.hookimpl(trylast=True)

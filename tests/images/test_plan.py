@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tomllib
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,30 @@ def test_pip_s_configuration_is_handed_over_and_the_stronger_place_wins() -> Non
     assert "constraint" not in text
 
 
+def test_uv_gets_what_pip_gets() -> None:
+    settings = sources.pip_settings(
+        "global.index-url='https://env.example/simple'\n"
+        "global.extra-index-url='file:///opt/more/simple https://b.example/simple'\n"
+        "global.find-links='/opt/wheels'\n"
+        "global.trusted-host='b.example'\n"
+    )
+    url = {Path("/opt/more/simple"): "http://127.0.0.1:1/a/simple/", Path("/opt/wheels"): "http://127.0.0.1:1/b/"}
+    told = tomllib.loads(sources.uv_toml(settings, [], url))
+    assert told["index"] == [
+        {"url": "http://127.0.0.1:1/a/simple/"},
+        {"url": "https://b.example/simple"},
+        {"url": "https://env.example/simple", "default": True},
+    ]
+    assert told["find-links"] == ["http://127.0.0.1:1/b/"]
+    assert told["allow-insecure-host"] == ["b.example"]
+    assert told["index-strategy"] == "unsafe-best-match"
+    assert "no-index" not in told
+
+
+def test_where_uv_has_no_word_for_a_setting_pip_is_taken() -> None:
+    assert sources.uv_toml({"proxy": "http://proxy.example:3128"}, [], {}) == ""
+
+
 def test_folders_of_this_machine_are_served_to_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index, wheels, private = tmp_path / "index" / "simple", tmp_path / "wheels", tmp_path / "private"
     for folder in (index / "thing", tmp_path / "index" / "files", wheels):
@@ -170,6 +195,7 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
         ("Temporary failure resolving 'deb.debian.org'", "check the network"),
         ("ssl.SSLError: certificate_verify_failed", "images/certificates"),
         ("ERROR: No matching distribution found for torch==9", "--find-links"),
+        ("NewConnectionError(...)\nERROR: No matching distribution found for torch==9", "check the network"),
         ("process did not complete: exit code: 137", "want of memory"),
         ("something else", "below"),
     ],

@@ -17,11 +17,7 @@ _SIGNS: tuple[tuple[tuple[str, ...], str], ...] = (
         "A certificate was not trusted: if this site has its own authority, put its certificate into "
         "images/certificates/NAME.crt (and name it in PIP_CERT), then build again.",
     ),
-    (
-        ("no matching distribution found", "could not find a version"),
-        "The package index has no such version. If this site has its own index, set PIP_INDEX_URL; wheels in a folder "
-        "are used with --find-links FOLDER.",
-    ),
+    # Before what pip says of a package that it found on no index: it says that of an index that it could not ask, too.
     (
         (
             *("temporary failure in name resolution", "temporary failure resolving", "newconnectionerror"),
@@ -30,6 +26,11 @@ _SIGNS: tuple[tuple[tuple[str, ...], str], ...] = (
         ),
         "Packages could not be fetched: check the network (and HTTPS_PROXY, pip's and apt's configuration if this site "
         "has its own), then build again. Finished steps are kept.",
+    ),
+    (
+        ("no matching distribution found", "could not find a version"),
+        "The package index has no such version. If this site has its own index, set PIP_INDEX_URL; wheels in a folder "
+        "are used with --find-links FOLDER.",
     ),
     (
         ("permission denied while trying to connect", "dial unix /var/run/docker.sock: connect: permission denied"),

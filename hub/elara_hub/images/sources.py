@@ -8,6 +8,7 @@ runs.
 from __future__ import annotations
 
 import ast
+import json
 import os
 import secrets
 import subprocess
@@ -61,6 +62,26 @@ def pip_conf(settings: Mapping[str, str], wheels: Sequence[Path], url: Mapping[P
         lines.append("find-links = " + "\n    ".join(links))
     if has_ca:
         lines.append(f"cert = {CA_IN_BUILD}")
+    return "\n".join(lines) + "\n"
+
+
+def uv_toml(settings: Mapping[str, str], wheels: Sequence[Path], url: Mapping[Path, str]) -> str:
+    """The same for uv; nothing where pip's settings hold what uv has no word for, so that the build takes pip."""
+    if "proxy" in settings:
+        return ""
+    links = [_served(word, url) for word in settings.get("find-links", "").split()] + [url[w] for w in wheels]
+    lines = [
+        # As pip does: the best of all indexes, not the first index that knows the name.
+        'index-strategy = "unsafe-best-match"',
+        f"find-links = {json.dumps(links)}",
+        f"allow-insecure-host = {json.dumps(settings.get('trusted-host', '').split())}",
+    ]
+    if settings.get("no-index", "").lower() in ("1", "true", "yes", "on"):
+        lines.append("no-index = true")
+    for key in ("extra-index-url", "index-url"):
+        for word in settings.get(key, "").split():
+            lines += ["[[index]]", f"url = {json.dumps(_served(word, url))}"]
+            lines += ["default = true"] if key == "index-url" else []
     return "\n".join(lines) + "\n"
 
 
@@ -118,6 +139,7 @@ def build_options(folder: Path, wheels: Sequence[Path] = ()) -> Iterator[list[st
     with _serving([*local_places(settings), *wheels]) as url:
         files = {
             "pip": pip_conf(settings, wheels, url, bundle is not None),
+            "uv": uv_toml(settings, wheels, url),
             "apt": apt_conf(_said("apt-config", "dump"), bundle is not None),
             "npm": npm_rc(_npm(), bundle is not None),
         }

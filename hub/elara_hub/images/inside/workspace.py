@@ -100,6 +100,9 @@ def user() -> None:
         need(not os.access(place, os.W_OK), f"{place} can be written")
     for place in (str(HOME), "/tmp", "/run/elara", "/scratch"):
         need(os.access(place, os.W_OK), f"{place} cannot be written")
+    # What volumes are mounted below; made by the mount alone, it would be root's.
+    for folder in (HOME / "projects", HOME / "datasets"):
+        need(folder.is_dir() and folder.stat().st_uid == os.getuid(), f"{folder} is not the user's")
     need(os.umask(0o002) == 0o002, "the umask is not 002")
 
 
