@@ -63,6 +63,34 @@ async def open_session(node, lease_id, ordinal=0, *, kind=Kind.COMMANDS, session
     return Session(reader, writer)
 
 
+async def connect(node, *, over_tcp=False):
+    """Reader and writer of a new connection to the data port."""
+    if not over_tcp:
+        return await asyncio.open_unix_connection(node.addresses.local)
+    host, _, port = node.addresses.tcp.rpartition(":")
+    return await asyncio.open_connection(host, int(port))
+
+
+async def answer_to(node, data, *, close_writing=False, over_tcp=False):
+    """All that the data port answers to these bytes."""
+    reader, writer = await connect(node, over_tcp=over_tcp)
+    writer.write(data)
+    if close_writing:
+        writer.write_eof()
+    async with asyncio.timeout(15):
+        answer = await reader.read()
+    writer.close()
+    return answer
+
+
+def sentence(answer):
+    """What a refusal says."""
+    assert answer.startswith(b"ELARAERR")
+    length = int.from_bytes(answer[8:10], "little")
+    assert len(answer) == 10 + length
+    return answer[10:].decode()
+
+
 @contextlib.asynccontextmanager
 async def running_node(folder, *, devices=2, memory=GIB, listen=None, zygote=STANDIN, device_users="auto"):
     """A started node; its messages to the service stand in `node.sent`."""

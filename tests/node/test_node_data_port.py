@@ -5,29 +5,11 @@ import socket
 import time
 
 import pytest
-from node_harness import STANDIN, ended, open_session, running_node, until, used
+from node_harness import STANDIN, answer_to, ended, open_session, running_node, sentence, until, used
 
 from elara_remoting.node import data_port
 from elara_remoting.node.data_port import DataPort, DataPortError, LocalSocket
 from elara_remoting.node.preamble import Kind, Preamble
-
-
-async def answer_to(node, data, *, close_writing=False):
-    reader, writer = await asyncio.open_unix_connection(node.addresses.local)
-    writer.write(data)
-    if close_writing:
-        writer.write_eof()
-    async with asyncio.timeout(15):
-        answer = await reader.read()
-    writer.close()
-    return answer
-
-
-def sentence(answer):
-    assert answer.startswith(b"ELARAERR")
-    length = int.from_bytes(answer[8:10], "little")
-    assert len(answer) == 10 + length
-    return answer[10:].decode()
 
 
 async def test_a_session_reaches_its_own_device_server(node):

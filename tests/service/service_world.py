@@ -123,6 +123,7 @@ class FakeNode:
     certificate: str = ""
     leases: dict[str, dict[str, Any]] = field(default_factory=dict)
     obeys: bool = True
+    address: str | None = None
     heard: list[dict[str, Any]] = field(default_factory=list)
 
     async def join(self) -> None:
@@ -161,7 +162,7 @@ class FakeNode:
             "boot_id": self.boot_id,
             "agent_version": "0.1.0",
             "data_local": f"/run/{self.name}.sock",
-            "data_tcp": None,
+            "data_tcp": self.address,
             "devices": self.devices,
             "leases": self.reports(),
         }
@@ -210,7 +211,7 @@ class FakeNode:
                     "ca_pem": "-",
                     "memory_bytes": device["memory_bytes"],
                     "local": f"/run/{self.name}.sock",
-                    "tcp": None,
+                    "tcp": self.address,
                 }
                 for device in message["devices"]
             ]

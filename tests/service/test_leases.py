@@ -173,13 +173,27 @@ async def test_a_lease_ends_at_its_time(world: World) -> None:
     await world.until_free(1000)
 
 
-async def test_several_nodes_serve_one_lease(world: World) -> None:
-    for name in ("n1", "n2"):
-        await world.node(name, [device(0)])
+async def test_several_nodes_serve_one_lease_and_hear_of_each_other(world: World) -> None:
+    nodes = [await world.node(name, [device(0)]) for name in ("n1", "n2")]
+    for node in nodes:
+        node.address = f"{node.name}.example:7443"
     token = await world.workspace("ada")
     lease = await world.attach(token, count=2)
     assert {entry["node"] for entry in lease["devices"]} == {"n1", "n2"}
     assert len((await world.get(f"/leases/{lease['id']}/attachment", token))["devices"]) == 2
+    ordinals = {entry["node"]: entry["ordinal"] for entry in lease["devices"]}
+
+    async def told() -> bool:
+        heard = {
+            node.name: [message["devices"] for message in node.heard if message["type"] == "lease_neighbours"]
+            for node in nodes
+        }
+        return heard == {
+            "n1": [[{"ordinal": ordinals["n2"], "tcp": "n2.example:7443"}]],
+            "n2": [[{"ordinal": ordinals["n1"], "tcp": "n1.example:7443"}]],
+        }
+
+    await world.until(told)
     await world.ok("DELETE", f"/leases/{lease['id']}", token)
     await world.until_free(2000)
 

@@ -101,7 +101,23 @@ def part_ready(core: Core, unit: Unit, lease: Lease, part: LeasePart) -> None:
         lease.state = "active"
         lease.active_at = unit.now
         record(unit.session, unit.now, "lease.active", SERVICE, lease=lease)
+        tell_neighbours(core, unit, lease)
     unit.touched.add(lease.id)
+
+
+def tell_neighbours(core: Core, unit: Unit, lease: Lease) -> None:
+    """Tell each node of an active lease where the lease's devices on other nodes are, for copies between them."""
+    where = {grant.ordinal: grant.tcp for grant in core.live.grants(lease.id)}
+    rows = unit.session.execute(
+        select(LeaseDevice.ordinal, LeaseDevice.node_id).where(LeaseDevice.lease_id == lease.id)
+    ).all()
+    nodes = {node_id for _, node_id in rows}
+    if len(nodes) < 2:
+        return
+    for node_id in sorted(nodes):
+        others = [(ordinal, where.get(ordinal)) for ordinal, owner in rows if owner != node_id]
+        devices = [{"ordinal": ordinal, "tcp": tcp} for ordinal, tcp in sorted(others) if tcp]
+        unit.tell(node_id, {"type": "lease_neighbours", "lease_id": lease.id, "devices": devices})
 
 
 def end(core: Core, unit: Unit, lease: Lease, reason: str, message: str, actor: str = SERVICE) -> None:

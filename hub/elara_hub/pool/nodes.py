@@ -217,6 +217,8 @@ def _compare(
                 core.live.set_grants(lease.id, report.grants)
                 if report.state == "active":
                     leases.part_ready(core, unit, lease, part)
+            if first and lease.state == "active":
+                leases.tell_neighbours(core, unit, lease)
         elif lease.target != "active":
             # Its confirmation, with the usage, may have been lost with the old channel: ask for it again.
             part.used_until = part.used_until or lost_since

@@ -25,7 +25,7 @@ void limit_cuda_memory(int index, uint64_t bytes) {
 std::string serve(int fd, const py::object& tls_cert, const py::object& tls_key, const py::bytes& secret, int ledger_fd,
                   int slot, const std::string& device, const std::string& model, uint64_t memory_bytes, bool emulated,
                   int torch_threads, const std::vector<std::string>& libraries, double grace_seconds, int control_fd,
-                  int client_pidfd) {
+                  int client_pidfd, const std::string& peer_cert, const std::string& peer_key) {
   elara::server::ServeOptions options;
   options.fd = fd;
   if (!tls_cert.is_none()) options.tls_cert = py::cast<std::string>(tls_cert);
@@ -43,6 +43,8 @@ std::string serve(int fd, const py::object& tls_cert, const py::object& tls_key,
   options.grace_ms = static_cast<int64_t>(grace_seconds * 1000);
   options.control_fd = control_fd;
   options.client_pidfd = client_pidfd;
+  options.peer_cert = peer_cert;
+  options.peer_key = peer_key;
   const py::gil_scoped_release no_gil;
   return elara::server::serve(options);
 }
@@ -56,12 +58,14 @@ PYBIND11_MODULE(_server, module) {
              py::arg("device") = "cpu", py::arg("model"), py::arg("memory_bytes"), py::arg("emulated"),
              py::arg("torch_threads") = 0, py::arg("libraries") = std::vector<std::string>(),
              py::arg("grace_seconds") = 0.0, py::arg("control_fd") = -1, py::arg("client_pidfd") = -1,
+             py::arg("peer_cert") = "", py::arg("peer_key") = "",
              R"(Serve one session on a connected socket, after its preamble, and return why it ended.
 
 Takes over `fd` and blocks until the client leaves; other Python threads run meanwhile. `tls_cert` and `tls_key` are PEM
 (str or bytes), None for a local socket; `secret` is the lease's 32 bytes; `ledger_fd` stays the caller's, -1 for none;
 `device` is "cpu" or "cuda:N"; `memory_bytes` the lease's cap on it; `torch_threads` 0 leaves torch's choice;
 `libraries` are namespaces of other libraries' operators (["torchvision"]) that clients may use where they are loaded.
+`peer_cert` and `peer_key` (PEM) are for connections from the client's device servers on other nodes.
 A lost connection is waited for `grace_seconds`; the next one comes through `control_fd` (a seqpacket socket, the packet
 "resume local" or "resume tcp", with the descriptor). The session ends with the process of `client_pidfd`.
 A process serves one session: allocator, context flags and default generator are set for good.

@@ -22,6 +22,15 @@ namespace {
 constexpr std::chrono::seconds kResumeTime{5};
 
 constexpr std::string_view kPeer = "peer ";
+constexpr std::string_view kLink = "link ";
+
+// The number at the end of a packet such as "peer 3".
+std::optional<uint32_t> number_after(std::string_view what, std::string_view word) {
+  uint32_t number = 0;
+  const char* end = what.data() + what.size();
+  const bool whole = std::from_chars(what.data() + word.size(), end, number).ptr == end;
+  return whole && number < wire::kMaxDevices ? std::optional(number) : std::nullopt;
+}
 
 void signal_event(int event) noexcept {
   const uint64_t one = 1;
@@ -225,11 +234,14 @@ void Link::take_connection() {
     } else if (what == "resume local") {
       (void)admit(fd, false);
     } else if (what.starts_with(kPeer)) {
-      uint32_t ordinal = 0;
-      const char* end = what.data() + what.size();
-      const bool number = std::from_chars(what.data() + kPeer.size(), end, ordinal).ptr == end;
       auto connection = std::make_shared<net::PlainStream>(fd, "the other device");
-      if (number) peers_->add(ordinal, std::move(connection));
+      if (const auto ordinal = number_after(what, kPeer)) peers_->add(*ordinal, std::move(connection));
+    } else if (what.starts_with(kLink)) {
+      if (const auto ordinal = number_after(what, kLink)) {
+        peers_->offer(*ordinal, fd);
+      } else {
+        ::close(fd);
+      }
     } else {
       ::close(fd);
     }

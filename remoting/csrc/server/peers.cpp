@@ -1,5 +1,8 @@
 #include "server/peers.h"
 
+#include <openssl/crypto.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -17,6 +20,10 @@ namespace {
 constexpr std::chrono::seconds kArrival{10};
 constexpr uint32_t kLongestError = 4096;
 constexpr size_t kFront = 20;
+// Connections that wait for their proof; those before may be a stranger's.
+constexpr size_t kMostOffered = 4;
+constexpr std::chrono::seconds kProofTime{4};
+constexpr char kProven = 1;
 
 std::array<char, kFront> front_of(uint64_t transfer, uint64_t bytes, uint32_t error) {
   std::array<char, kFront> front{};
@@ -33,6 +40,34 @@ std::array<char, kFront> front_of(uint64_t transfer, uint64_t bytes, uint32_t er
 
 }  // namespace
 
+Peers::Peers(std::string certificate, std::string key) : certificate_(std::move(certificate)), key_(std::move(key)) {}
+
+Peers::~Peers() {
+  for (const auto& [ordinal, sockets] : offered_) {
+    for (const int fd : sockets) ::close(fd);
+  }
+}
+
+void Peers::offer(uint32_t ordinal, int fd) {
+  {
+    std::lock_guard lock(mutex_);
+    std::deque<int>& waiting = offered_[ordinal];
+    waiting.push_back(fd);
+    if (waiting.size() > kMostOffered) {
+      ::close(waiting.front());
+      waiting.pop_front();
+    }
+  }
+  arrived_.notify_all();
+}
+
+void Peers::introduce(uint32_t ordinal, Introduction introduction) {
+  std::lock_guard lock(mutex_);
+  // A new pair of tokens is for a new connection.
+  connections_.erase(ordinal);
+  introductions_[ordinal] = std::move(introduction);
+}
+
 void Peers::add(uint32_t ordinal, std::shared_ptr<net::Stream> connection) {
   {
     std::lock_guard lock(mutex_);
@@ -42,11 +77,52 @@ void Peers::add(uint32_t ordinal, std::shared_ptr<net::Stream> connection) {
 }
 
 std::shared_ptr<net::Stream> Peers::connection(uint32_t ordinal) {
+  const auto until = net::Clock::now() + kArrival;
+  std::string why = "they are not connected";
   std::unique_lock lock(mutex_);
-  if (!arrived_.wait_for(lock, kArrival, [&] { return connections_.contains(ordinal); })) {
-    broken(ordinal, "they are not connected");
+  for (;;) {
+    const bool any = arrived_.wait_until(lock, until, [&] {
+      return connections_.contains(ordinal) || (introductions_.contains(ordinal) && !offered_[ordinal].empty());
+    });
+    if (!any) broken(ordinal, why);
+    if (const auto found = connections_.find(ordinal); found != connections_.end()) return found->second;
+    const int fd = offered_[ordinal].front();
+    offered_[ordinal].pop_front();
+    const Introduction introduction = introductions_[ordinal];
+    lock.unlock();
+    std::shared_ptr<net::Stream> stream;
+    try {
+      stream = prove(ordinal, fd, introduction, std::min(until, net::Clock::now() + kProofTime));
+    } catch (const net::ConnectionLost& lost) {
+      why = lost.what();
+    }
+    lock.lock();
+    if (stream) return connections_[ordinal] = std::move(stream);
   }
-  return connections_[ordinal];
+}
+
+std::shared_ptr<net::Stream> Peers::prove(uint32_t ordinal, int fd, const Introduction& introduction,
+                                          net::Clock::time_point deadline) const {
+  const std::string name = "the device server of cuda:" + std::to_string(ordinal);
+  std::shared_ptr<net::Stream> stream;
+  if (introduction.authority.empty()) {
+    stream = net::TlsStream::accept(fd, name, certificate_, key_, deadline);
+    stream->set_deadline(deadline);
+    char shown[wire::kTokenBytes];
+    stream->read_exact(shown, sizeof shown);
+    if (CRYPTO_memcmp(shown, introduction.token.data(), sizeof shown) != 0) {
+      throw net::ConnectionLost("another one than " + name + " answered");
+    }
+    stream->write_all(&kProven, 1);
+  } else {
+    stream = net::TlsStream::connect(fd, name, introduction.authority, deadline);
+    stream->set_deadline(deadline);
+    stream->write_all(introduction.token.data(), introduction.token.size());
+    char answer = 0;
+    stream->read_exact(&answer, 1);
+  }
+  stream->set_deadline(std::nullopt);
+  return stream;
 }
 
 void Peers::push(uint32_t ordinal, uint64_t transfer, uint64_t bytes,

@@ -208,7 +208,7 @@ std::string serve(const ServeOptions& options) {
   auto* ledger = new Ledger(options.ledger_fd, options.slot, options.memory_bytes);
   const auto deadline = net::Clock::now() + kHandshakeTime;
   try {
-    Peers peers;
+    Peers peers(options.peer_cert, options.peer_key);
     Link stream(open_stream(options.fd, !options.tls_cert.empty(), options, deadline));
     stream.set_deadline(deadline);
     return converse(stream, peers, options, *ledger);

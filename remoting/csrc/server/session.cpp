@@ -146,6 +146,9 @@ void Session::dispatch(const wire::Header& header) {
     case MessageType::kPull:
       pull(in);
       break;
+    case MessageType::kIntroduce:
+      introduce(in);
+      break;
     case MessageType::kSync:
       answer("synchronize", [] {});
       break;

@@ -37,6 +37,7 @@ class Session {
   void send_data(const char* from, uint64_t bytes);
   void push(wire::Reader& in);
   void pull(wire::Reader& in);
+  void introduce(wire::Reader& in);
   Peers& peers();
   void answer_stats();
   // Answers a request with what `fill(out)` appends, or with the pending error.

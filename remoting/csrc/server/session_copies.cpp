@@ -34,6 +34,15 @@ Peers& Session::peers() {
   return *peers_;
 }
 
+void Session::introduce(wire::Reader& in) {
+  const auto ordinal = in.get<uint32_t>();
+  const char* token = in.bytes(wire::kTokenBytes);
+  const auto authority = in.str();
+  if (ordinal >= wire::kMaxDevices) throw wire::ProtocolError("there is no device of that number");
+  if (authority.size() > wire::kMaxAuthority) throw wire::ProtocolError("the authority is too long");
+  peers().introduce(ordinal, {std::string(token, wire::kTokenBytes), std::string(authority)});
+}
+
 void Session::push(wire::Reader& in) {
   const Half half = read_half(in);
   Peers& others = peers();

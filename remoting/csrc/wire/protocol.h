@@ -20,6 +20,9 @@ constexpr uint32_t kMaxPayload = 64u << 20;
 constexpr uint32_t kChunkBytes = 8u << 20;
 constexpr uint32_t kSecretBytes = 32;
 constexpr uint32_t kDigestBytes = 32;
+constexpr uint32_t kTokenBytes = 32;
+constexpr uint32_t kMaxAuthority = 64u << 10;
+constexpr uint32_t kMaxDevices = 256;
 constexpr uint32_t kMaxDimensions = 64;
 // A side tells what it has received at least this often, where the session can be resumed.
 constexpr uint32_t kAckEvery = 512u << 10;
@@ -74,8 +77,11 @@ enum class MessageType : uint8_t {
 
   // Copies to and from another device of the same client, whose server holds the other half. Both halves of a transfer
   // are sent in one order for all devices of the client.
-  kPush = 40,  // u64 transfer, u32 ordinal of the other device, u64 storage, u64 offset, u64 bytes
-  kPull = 41,  // the same, into the storage
+  kPush = 40,       // u64 transfer, u32 ordinal of the other device, u64 storage, u64 offset, u64 bytes
+  kPull = 41,       // the same, into the storage
+  kIntroduce = 42,  // u32 ordinal of another device of the client, on another node; u8[32] what the connection to its
+                    //   server is to prove itself with; str the authority (PEM) of that server's certificate where
+                    //   this server is the one that speaks first on it, else empty
 
   // Generators (0 is the default one)
   kGeneratorSeed = 48,  // u64 generator, u64 seed (creates it when new)

@@ -148,6 +148,9 @@ class Channel:
             case "lease_extend":
                 ttl = _positive(message["ttl_seconds"], _LONGEST_TTL)
                 leases.extend_lease(canonical_id(message["lease_id"]), ttl)
+            case "lease_neighbours":
+                named = {int(entry["ordinal"]): str(entry["tcp"]) for entry in message["devices"]}
+                leases.set_neighbours(canonical_id(message["lease_id"]), named)
             case "lease_stop":
                 leases.stop_lease(canonical_id(message["lease_id"]), str(message.get("reason") or "stopped"))
             case "refused":

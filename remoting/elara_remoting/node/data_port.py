@@ -197,12 +197,19 @@ class DataPort:
             await _answer(connection, first_bytes.usage_answer(json.dumps(usage)))
             return
         if preamble.kind == Kind.PEER:
-            self._leases.connect_peers(preamble)
+            await self._leases.connect_peers(preamble)
             await _answer(connection, first_bytes.PEER_ANSWER)
             return
         if over_tcp:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if preamble.kind == Kind.LINK:
+            server = self._leases.peer_of_link(preamble, over_tcp=over_tcp)
+            # The calling node waits for it; what follows is between the device servers.
+            await asyncio.get_running_loop().sock_sendall(connection, first_bytes.PEER_ANSWER)
+            connection.setblocking(True)
+            server.hand_over(f"link {preamble.peer_ordinal}", connection.fileno())
+            return
         connection.setblocking(True)  # as the device server expects it: the flag travels with the socket
         await self._leases.connect(preamble, connection, over_tcp=over_tcp)
 

@@ -16,6 +16,7 @@ from elara_remoting.node import lease_table as table
 from elara_remoting.node import process
 from elara_remoting.node.certificates import LeaseCertificate, lease_certificate
 from elara_remoting.node.ledger import Ledger, LedgerFull
+from elara_remoting.node.links import LinkFailed, open_link
 from elara_remoting.node.preamble import Kind, Preamble
 from elara_remoting.node.servers import DeviceServer, DeviceServers, ServerStartError
 from elara_remoting.types import WHOLE, Device, Grant
@@ -67,6 +68,8 @@ class _Lease:
     started_at: float
     sessions: dict[tuple[str, int], _Session] = field(default_factory=dict)
     sessions_begun: int = 0
+    neighbours: dict[int, str] = field(default_factory=dict)
+    """Of the lease's devices on other nodes, where those nodes' data ports are (host:port)."""
     ended: dict[tuple[str, int], str] = field(default_factory=dict)
     """Why the latest sessions ended, for a client that comes back to one."""
 
@@ -168,16 +171,26 @@ class Leases:
             raise Refused("This node has no such lease: it has ended, or the node was restarted. Attach again.")
         return lease
 
-    def connect_peers(self, preamble: Preamble) -> None:
-        """Connect the device servers of one session's two devices with each other, once.
+    def set_neighbours(self, lease_id: str, neighbours: dict[int, str]) -> None:
+        """Where the lease's devices on other nodes are reached; a lease that is not here is none of this node's."""
+        lease = self._leases.get(lease_id)
+        if lease is not None:
+            lease.neighbours = neighbours
+
+    async def connect_peers(self, preamble: Preamble) -> None:
+        """Connect the device servers of one session's two devices with each other: here once, between nodes anew.
 
         Whoever names a lease and a session may ask for it: all that comes of it is a socket between two processes that
-        serve the same client and hold its data already.
+        serve the same client and hold its data already. Between nodes they ask each other for what the client told
+        both, and the only addresses that are called are those that the service named.
 
         Raises:
-            Refused: the session is not on both devices of this node.
+            Refused: the session is not on both devices, or the other node is not reached.
         """
         lease = self._active(preamble.lease_id)
+        if preamble.ordinal in lease.devices and preamble.peer_ordinal in lease.neighbours:
+            await self._link(lease, preamble)
+            return
         pair = preamble.ordinal, preamble.peer_ordinal
         found = [lease.sessions.get((preamble.session_id, ordinal)) for ordinal in pair]
         servers = [session.server for session in found if session is not None and session.server is not None]
@@ -195,6 +208,34 @@ class Leases:
             raise Refused("A device server is about to end.")
         first.peers.add(second)
         second.peers.add(first)
+
+    async def _link(self, lease: _Lease, preamble: Preamble) -> None:
+        server = self._server(lease, preamble)
+        try:
+            connection = await open_link(lease.neighbours[preamble.peer_ordinal], preamble)
+        except LinkFailed as error:
+            raise Refused(str(error)) from error
+        with connection:
+            if not server.hand_over(f"link {preamble.peer_ordinal}", connection.fileno()):
+                raise Refused("A device server is about to end.")
+
+    def peer_of_link(self, preamble: Preamble, *, over_tcp: bool) -> DeviceServer:
+        """Whom a connection from another node is for, which has yet to prove itself to it.
+
+        Raises:
+            Refused: the lease has no such neighbour, or the session is not here.
+        """
+        lease = self._active(preamble.lease_id)
+        if not over_tcp or preamble.peer_ordinal not in lease.neighbours:
+            raise Refused("This node knows of no such device on another node.")
+        return self._server(lease, preamble)
+
+    @staticmethod
+    def _server(lease: _Lease, preamble: Preamble) -> DeviceServer:
+        session = lease.sessions.get((preamble.session_id, preamble.ordinal))
+        if session is None or session.server is None:
+            raise Refused("There is no such session here to connect with another node's.")
+        return session.server
 
     def _resume(self, lease: _Lease, key: tuple[str, int], connection: socket.socket, *, over_tcp: bool) -> None:
         """Pass the next connection of a session to its device server, which asks it for the secret.
@@ -286,6 +327,8 @@ class Leases:
         return {
             "tls_cert": lease.certificate.certificate_pem if over_tcp else "",
             "tls_key": lease.certificate.key_pem if over_tcp else "",
+            "peer_cert": lease.certificate.certificate_pem,
+            "peer_key": lease.certificate.key_pem,
             "secret": lease.secret,
             "slot": session.slot,
             "device": "cpu" if device.emulated else "cuda:0",

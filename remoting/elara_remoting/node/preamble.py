@@ -21,6 +21,7 @@ class Kind(IntEnum):
     BULK = 1
     PEER = 2
     USAGE = 3
+    LINK = 4
 
 
 class BadPreamble(ValueError):
@@ -30,7 +31,8 @@ class BadPreamble(ValueError):
 @dataclass(frozen=True)
 class Preamble:
     """Whose connection this is. Ids are hex. `resume`: it continues a session whose connection was lost.
-    `peer_ordinal`: with kind PEER, the device that `ordinal` is to be connected with."""
+    `peer_ordinal`: with kind PEER, the device that `ordinal` is to be connected with; with kind LINK, the one on the
+    calling node."""
 
     kind: Kind
     ordinal: int

@@ -28,7 +28,16 @@ std::string read_file(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 
+// The node may have to reach another one for it.
+constexpr std::chrono::seconds kPeerTime{8};
+
 }  // namespace
+
+bool on_one_node(const AttachedDevice& first, const AttachedDevice& second) {
+  return first.local == second.local && first.tcp == second.tcp;
+}
+
+std::string authority_of(const AttachedDevice& device) { return read_file(device.ca); }
 
 std::shared_ptr<net::Stream> connect_device(const Attachment& attachment, const AttachedDevice& device, bool resume,
                                             std::chrono::milliseconds timeout) {
@@ -42,7 +51,6 @@ std::shared_ptr<net::Stream> connect_device(const Attachment& attachment, const 
 }
 
 bool connect_peers(const Attachment& attachment, const AttachedDevice& first, const AttachedDevice& second) {
-  if (first.local != second.local || first.tcp != second.tcp) return false;
   net::Preamble preamble;
   preamble.kind = net::Preamble::Kind::kPeer;
   preamble.ordinal = static_cast<uint8_t>(first.ordinal);
@@ -50,7 +58,7 @@ bool connect_peers(const Attachment& attachment, const AttachedDevice& first, co
   preamble.lease = attachment.lease;
   preamble.session = session_id();
   try {
-    return net::ask_node({first.local, first.tcp, {}}, preamble, std::chrono::seconds(5)) == "ELARAPEER";
+    return net::ask_node({first.local, first.tcp, {}}, preamble, kPeerTime) == "ELARAPEER";
   } catch (const net::ConnectionLost&) {
     return false;
   }

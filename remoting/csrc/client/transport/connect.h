@@ -13,8 +13,13 @@ namespace elara::client {
 std::shared_ptr<net::Stream> connect_device(const Attachment& attachment, const AttachedDevice& device, bool resume,
                                             std::chrono::milliseconds timeout);
 
-// Has the node connect this process's sessions on two of its devices with each other. False when it cannot: the devices
-// are on different nodes, or the node is older than this.
+bool on_one_node(const AttachedDevice& first, const AttachedDevice& second);
+
+// Has the node of `first` connect this process's sessions on two devices with each other, be they its own or one of
+// another node. False when it cannot: the nodes do not reach each other, or do not know that they share a lease.
 bool connect_peers(const Attachment& attachment, const AttachedDevice& first, const AttachedDevice& second);
+
+// The PEM file that a device's certificate must come from.
+std::string authority_of(const AttachedDevice& device);
 
 }  // namespace elara::client

@@ -1,8 +1,13 @@
 // Session: which other sessions of this process its device server can copy from and to by itself.
+#include <sys/random.h>
+
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <map>
 #include <mutex>
+#include <string>
+#include <string_view>
 #include <utility>
 
 #include "client/transport/connect.h"
@@ -23,6 +28,15 @@ Pairs& pairs() {
   return *instance;
 }
 
+void put_introduction(wire::Writer& out, int ordinal, const std::array<char, wire::kTokenBytes>& token,
+                      std::string_view authority) {
+  const size_t place = out.begin(wire::MessageType::kIntroduce);
+  out.put(static_cast<uint32_t>(ordinal));
+  out.bytes(token.data(), token.size());
+  out.str(authority);
+  out.end(place);
+}
+
 }  // namespace
 
 bool Session::reaches(Session& other) {
@@ -33,7 +47,25 @@ bool Session::reaches(Session& other) {
   std::lock_guard lock(known.mutex);
   const auto found = known.connected.find(key);
   if (found != known.connected.end()) return found->second;
-  return known.connected[key] = connect_peers(*attachment_, device(), other.device());
+  if (on_one_node(device(), other.device())) {
+    return known.connected[key] = connect_peers(*attachment_, device(), other.device());
+  }
+  // Between nodes either may be the one that reaches the other.
+  return known.connected[key] = meet(*this, other) || meet(other, *this);
+}
+
+bool Session::meet(Session& caller, Session& called) {
+  const std::string authority = authority_of(called.device());
+  if (authority.empty() || caller.device().tcp.empty() || called.device().tcp.empty()) return false;
+  // Before anything is asked of the nodes: both sessions have to be there.
+  caller.make_room();
+  called.make_room();
+  if (!connect_peers(*caller.attachment_, caller.device(), called.device())) return false;
+  std::array<char, wire::kTokenBytes> token{};
+  if (::getrandom(token.data(), token.size(), 0) != static_cast<ssize_t>(token.size())) return false;
+  caller.post([&](wire::Writer& out) { put_introduction(out, called.ordinal(), token, authority); });
+  called.post([&](wire::Writer& out) { put_introduction(out, caller.ordinal(), token, {}); });
+  return true;
 }
 
 }  // namespace elara::client

@@ -138,6 +138,9 @@ class Session {
   TrafficCounters traffic;
 
  private:
+  // Has `caller`'s node connect two sessions on different nodes, and tells their servers how to know each other.
+  static bool meet(Session& caller, Session& called);
+
   enum class State { kNew, kOpen, kDead };
 
   template <class Encode>
