@@ -53,7 +53,7 @@ async def test_refusals_are_sentences(node):
         Preamble(Kind.COMMANDS, 0, "0" * 32, "5" * 32).pack(): "no such lease",
         Preamble(Kind.COMMANDS, 9, lease, "5" * 32).pack(): "Device 9 of this lease is not on this node",
         Preamble(Kind.BULK, 0, lease, "5" * 32).pack(): "no bulk connections",
-        Preamble(Kind.PEER, 0, lease, "5" * 32, peer_ordinal=1).pack(): "no two sessions here",
+        Preamble(Kind.PEER, 0, lease, "5" * 32, peer_ordinal=1).pack(): "no such session here",
         Preamble(Kind.PEER, 0, "0" * 32, "5" * 32, peer_ordinal=1).pack(): "no such lease",
     }
     for data, expected in cases.items():
@@ -89,7 +89,7 @@ async def test_two_devices_of_a_session_are_connected_with_each_other_once(node)
     for session in (*mine, other):
         await session.ask("pid")
     wrong = Preamble(Kind.PEER, 0, lease, "8" * 32, peer_ordinal=1).pack()
-    assert "no two sessions" in sentence(await answer_to(node, wrong))
+    assert "no such session here" in sentence(await answer_to(node, wrong))
     for _ in range(2):
         assert await answer_to(node, Preamble(Kind.PEER, 0, lease, "7" * 32, peer_ordinal=1).pack()) == b"ELARAPEER"
     assert await mine[0].ask("take") == "peer 1, client known: True"

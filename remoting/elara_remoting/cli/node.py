@@ -91,13 +91,13 @@ def node(
     threads: int | None,
 ) -> None:
     """Offer this machine's devices to an Elara service, until it is stopped."""
+    from elara_remoting.node.addresses import split_address
     from elara_remoting.node.agent import Agent, AgentOptions
     from elara_remoting.node.atomics import AtomicsMissing
     from elara_remoting.node.channel import channel_url
     from elara_remoting.node.data_port import DataPortError
     from elara_remoting.node.devices import DeviceError, find_devices
     from elara_remoting.node.identity import IdentityError
-    from elara_remoting.node.node import split_address
     from elara_remoting.node.users import DeviceUsersError
 
     _log_to_stderr()

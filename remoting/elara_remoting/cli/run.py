@@ -159,7 +159,7 @@ async def _check_reachable(offer: dict[str, Any]) -> None:
     Raises:
         click.ClickException: nothing answers at an address.
     """
-    from elara_remoting.node.node import split_address
+    from elara_remoting.node.addresses import split_address
 
     for address in {str(device.get("tcp") or "") for device in offer["devices"]} - {""}:
         try:

@@ -59,7 +59,7 @@ def serve(
     Connections are encrypted (TLS 1.3, with a certificate made for this offer) and need the offer's secret.
     """
     exclusive(share, memory)
-    from elara_remoting.node.node import split_address
+    from elara_remoting.node.addresses import split_address
 
     try:
         address = split_address(listen, DEFAULT_PORT)

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from elara_remoting.node import preamble as first_bytes
 from elara_remoting.node.flood import FloodGuard
-from elara_remoting.node.leases import Leases, Refused
+from elara_remoting.node.leases import Leases
 from elara_remoting.node.preamble import BadPreamble, Kind, Preamble
+from elara_remoting.node.refused import Refused
 
 log = logging.getLogger(__name__)
 

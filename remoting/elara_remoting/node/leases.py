@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from elara_remoting.node import lease_table as table
-from elara_remoting.node import process
+from elara_remoting.node import links, process
+from elara_remoting.node.addresses import Addresses
 from elara_remoting.node.certificates import LeaseCertificate, lease_certificate
 from elara_remoting.node.ledger import Ledger, LedgerFull
-from elara_remoting.node.links import LinkFailed, open_link
 from elara_remoting.node.preamble import Kind, Preamble
+from elara_remoting.node.refused import Refused
 from elara_remoting.node.servers import DeviceServer, DeviceServers, ServerStartError
 from elara_remoting.types import WHOLE, Device, Grant
 
@@ -35,18 +36,6 @@ Message = dict[str, Any]
 Emit = Callable[[Message], None]
 
 
-class Refused(Exception):
-    """A connection is refused; the text is the sentence that the client raises."""
-
-
-@dataclass(frozen=True)
-class Addresses:
-    """Where clients reach this node: a socket's path, and host:port; either may be missing."""
-
-    local: str | None
-    tcp: str | None
-
-
 @dataclass
 class _Session:
     """One client process on one device. `server` is None while `starting` is at work on it."""
@@ -55,6 +44,8 @@ class _Session:
     slot: int
     starting: asyncio.Task[Any] | None
     server: DeviceServer | None = None
+    linkable: bool = False
+    """Whether it was given what it needs to answer device servers of other nodes."""
 
 
 @dataclass
@@ -139,7 +130,8 @@ class Leases:
             raise Refused("This session already has a connection to the device; a program opens it only once.")
         ledger = lease.ledgers[preamble.ordinal]
         try:
-            session = _Session(preamble.ordinal, ledger.take_slot(), asyncio.current_task())
+            slot = ledger.take_slot()
+            session = _Session(preamble.ordinal, slot, asyncio.current_task(), linkable=bool(lease.neighbours))
         except LedgerFull as error:
             raise Refused(f"No more sessions: {error}. Shut down a kernel that uses the device.") from error
         lease.sessions[key] = session
@@ -178,7 +170,7 @@ class Leases:
             lease.neighbours = neighbours
 
     async def connect_peers(self, preamble: Preamble) -> None:
-        """Connect the device servers of one session's two devices with each other: here once, between nodes anew.
+        """Connect the device servers of one session's two devices: here once, between nodes anew at each call.
 
         Whoever names a lease and a session may ask for it: all that comes of it is a socket between two processes that
         serve the same client and hold its data already. Between nodes they ask each other for what the client told
@@ -188,36 +180,12 @@ class Leases:
             Refused: the session is not on both devices, or the other node is not reached.
         """
         lease = self._active(preamble.lease_id)
-        if preamble.ordinal in lease.devices and preamble.peer_ordinal in lease.neighbours:
-            await self._link(lease, preamble)
-            return
-        pair = preamble.ordinal, preamble.peer_ordinal
-        found = [lease.sessions.get((preamble.session_id, ordinal)) for ordinal in pair]
-        servers = [session.server for session in found if session is not None and session.server is not None]
-        if len(servers) != 2 or pair[0] == pair[1]:
-            raise Refused("There are no two sessions here to connect with each other.")
-        first, second = servers
-        if second in first.peers:
-            return
-        ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with ends[0], ends[1]:
-            done = first.hand_over(f"peer {pair[1]}", ends[0].fileno()) and second.hand_over(
-                f"peer {pair[0]}", ends[1].fileno()
-            )
-        if not done:
-            raise Refused("A device server is about to end.")
-        first.peers.add(second)
-        second.peers.add(first)
-
-    async def _link(self, lease: _Lease, preamble: Preamble) -> None:
-        server = self._server(lease, preamble)
-        try:
-            connection = await open_link(lease.neighbours[preamble.peer_ordinal], preamble)
-        except LinkFailed as error:
-            raise Refused(str(error)) from error
-        with connection:
-            if not server.hand_over(f"link {preamble.peer_ordinal}", connection.fileno()):
-                raise Refused("A device server is about to end.")
+        first = _server_of(lease, preamble.session_id, preamble.ordinal)
+        if preamble.peer_ordinal in lease.neighbours:
+            await links.connect_to_neighbour(first, lease.neighbours[preamble.peer_ordinal], preamble)
+        else:
+            second = _server_of(lease, preamble.session_id, preamble.peer_ordinal)
+            links.connect_pair(first, second, preamble)
 
     def peer_of_link(self, preamble: Preamble, *, over_tcp: bool) -> DeviceServer:
         """Whom a connection from another node is for, which has yet to prove itself to it.
@@ -228,14 +196,10 @@ class Leases:
         lease = self._active(preamble.lease_id)
         if not over_tcp or preamble.peer_ordinal not in lease.neighbours:
             raise Refused("This node knows of no such device on another node.")
-        return self._server(lease, preamble)
-
-    @staticmethod
-    def _server(lease: _Lease, preamble: Preamble) -> DeviceServer:
-        session = lease.sessions.get((preamble.session_id, preamble.ordinal))
-        if session is None or session.server is None:
-            raise Refused("There is no such session here to connect with another node's.")
-        return session.server
+        server = _server_of(lease, preamble.session_id, preamble.ordinal)
+        if not lease.sessions[preamble.session_id, preamble.ordinal].linkable:
+            raise Refused("This session began before its node knew of the other one.")
+        return server
 
     def _resume(self, lease: _Lease, key: tuple[str, int], connection: socket.socket, *, over_tcp: bool) -> None:
         """Pass the next connection of a session to its device server, which asks it for the secret.
@@ -327,8 +291,8 @@ class Leases:
         return {
             "tls_cert": lease.certificate.certificate_pem if over_tcp else "",
             "tls_key": lease.certificate.key_pem if over_tcp else "",
-            "peer_cert": lease.certificate.certificate_pem,
-            "peer_key": lease.certificate.key_pem,
+            "peer_cert": lease.certificate.certificate_pem if session.linkable else "",
+            "peer_key": lease.certificate.key_pem if session.linkable else "",
             "secret": lease.secret,
             "slot": session.slot,
             "device": "cpu" if device.emulated else "cuda:0",
@@ -424,3 +388,11 @@ class Leases:
 
     def _expire(self) -> None:
         self._perform(self.table.expire(self._clock()))
+
+
+def _server_of(lease: _Lease, session_id: str, ordinal: int) -> DeviceServer:
+    """Raises Refused: the session has none on that device of this node."""
+    session = lease.sessions.get((session_id, ordinal))
+    if session is None or session.server is None:
+        raise Refused("There is no such session here to connect with another.")
+    return session.server

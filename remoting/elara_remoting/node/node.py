@@ -6,17 +6,17 @@ The agent puts the channel to the service on top of it; `elara run --local` and 
 from __future__ import annotations
 
 import logging
-import socket
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any
 
 from elara_remoting.node import atomics
+from elara_remoting.node.addresses import Addresses, join_address, own_address
 from elara_remoting.node.data_port import DataPort, LocalSocket
 from elara_remoting.node.devices import DeviceSource
 from elara_remoting.node.lease_table import LeaseDevice, StartRequest
-from elara_remoting.node.leases import GRACE_SECONDS, Addresses, Leases, Message
+from elara_remoting.node.leases import GRACE_SECONDS, Leases, Message
 from elara_remoting.node.servers import ZYGOTE, DeviceServers
 from elara_remoting.node.users import AUTOMATIC, DeviceUsers
 from elara_remoting.types import Device
@@ -138,33 +138,3 @@ class Node:
 
     async def wait_warm(self) -> None:
         await self.servers.wait_warm()
-
-
-def own_address() -> str:
-    """The address that this machine most likely has for others: the one of its default route, else its name."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing: asks the routing table only
-            return str(probe.getsockname()[0])
-        except OSError:
-            return socket.gethostname()
-
-
-def join_address(host: str, port: int) -> str:
-    """`host:port`, with brackets around an IPv6 address."""
-    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
-
-
-def split_address(text: str, default_port: int) -> tuple[str, int]:
-    """Read `host:port`, `host`, `[v6]:port` or `:port`.
-
-    Raises:
-        ValueError: the port is not one.
-    """
-    host, colon, port = text.rpartition(":")
-    if not colon or port.endswith("]"):
-        host, port = text, ""
-    number = int(port) if port else default_port
-    if not 0 <= number <= 65535:
-        raise ValueError(f"{number} is not a port")
-    return host.strip("[]"), number

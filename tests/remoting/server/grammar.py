@@ -53,6 +53,10 @@ class Conversation:
         if kind in _FIXED:
             if _FIXED[kind]:
                 reader.get(_FIXED[kind])
+        elif kind == p.INTRODUCE:
+            reader.get("I")
+            reader.get("32s")
+            reader.text()
         elif kind == p.HELLO:
             reader.get("H")
             reader.text()

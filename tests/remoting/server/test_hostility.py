@@ -126,6 +126,12 @@ BROKEN = {
     "a write past the end": (message(protocol.WRITE, struct.pack("<QQ", 1, 60) + bytes(8)), "outside of a storage"),
     "a storage made twice": (message(protocol.ALLOC, struct.pack("<QQ", 1, 4)), "already in use"),
     "an unknown generator": (message(protocol.GENERATOR_GET, struct.pack("<Q", 55)), "no generator 55"),
+    "a device of a high number": (message(protocol.INTRODUCE, struct.pack("<I", 256) + bytes(36)), "no device of that"),
+    "a token cut short": (message(protocol.INTRODUCE, struct.pack("<I", 1) + bytes(31)), "ends before its contents"),
+    "an authority without end": (
+        message(protocol.INTRODUCE, struct.pack("<I", 1) + bytes(32) + text("-" * 65537)),
+        "authority is too long",
+    ),
     "a second hello": (message(protocol.HELLO, bytes(80)), "unknown"),
 }
 

@@ -146,6 +146,14 @@ def _resuming(received: int, has: int) -> Iterator[Vector]:
     )
     yield Vector(
         "client",
+        "kIntroduce",
+        "device 1 is on another node, whose server speaks second: a token, and an authority cut short here",
+        message(p.INTRODUCE, struct.pack("<I", 1) + bytes(range(32)) + text("-----BEGIN CERTIFICATE-----")),
+        replayed=False,
+        streamed=False,
+    )
+    yield Vector(
+        "client",
         "kPull",
         "to device 1: transfer 1 from device 0 to its storage 7 from byte 0 on, 16 bytes",
         message(p.PULL, struct.pack("<QIQQQ", 1, 0, 7, 0, 16)),
