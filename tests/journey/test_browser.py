@@ -72,6 +72,7 @@ async def test_the_admin_makes_a_project_and_a_member_finds_it(elara: Instance, 
         await project.get_by_label("Devices at once").fill("1")
         await project.get_by_role("button", name="Set quota").click()
         await expect(page.get_by_text("of 1").first).to_be_visible()
+        await page.evaluate("scrollTo(0, 0)")
         await admin.screenshot("admin")
 
     alice = await elara.person("alice", PASSWORD)
