@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +20,13 @@ class CoreNotBuilt(ImportError):
 
 
 def folder_for(torch_version: str) -> Path:
-    """The folder of the core for `torch_version` ("2.13.0+cpu"), whether it exists or not."""
+    """The folder of the core for `torch_version` ("2.13.0+cpu"), whether it exists or not.
+
+    `ELARA_CORE` names another one: for developers, a build with sanitizers.
+    """
+    other = os.environ.get("ELARA_CORE")
+    if other:
+        return Path(other)
     return _HERE / ("torch_" + "_".join(torch_version.split(".")[:2]))
 
 

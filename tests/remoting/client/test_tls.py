@@ -6,7 +6,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.remoting.harness import DeviceServers, make_certificates
+from tests.remoting.certificates import make_certificates
+from tests.remoting.harness import DeviceServers
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.remoting.harness import LEASE, ON_CUDA, SECRET, DeviceServers, load_server_module
+from tests.remoting.harness import LEASE, ON_CUDA, SECRET, DeviceServers
 from tests.remoting.server.protocol import Connection
+from tests.remoting.serving import load_server_module
 
 MEMORY = 256 << 20
 
