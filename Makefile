@@ -10,11 +10,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UP ?=
 IMAGES ?=
 FUZZ ?=
+SANITIZE ?=
+FILES ?=
 JOBS ?= 2
 VENV := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up build images build-test test lint bench demo compose-check conformance gpu-check fuzz clean
+.PHONY: help up build images build-test test lint tidy bench demo compose-check conformance gpu-check fuzz sanitize clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -66,6 +68,12 @@ gpu-check: ## on a GPU node: build the core for its PyTorch and run the remoting
 
 fuzz: build-test ## fuzz what reads the wire for ten minutes (clang); FUZZ="--minutes 60" for longer
 	@exec $(VENV)/python -m tests.remoting.fuzz $(FUZZ)
+
+sanitize: build-test ## the remoting suites on a core built with sanitizers (clang); SANITIZE="--only threads" for the threads
+	@exec $(VENV)/python -m tests.remoting.sanitize $(SANITIZE)
+
+tidy: build-test ## clang-tidy over the C++ core (half an hour); FILES="remoting/csrc/net/stream.cpp" for a few
+	@exec $(VENV)/python setup/tidy.py $(FILES)
 
 clean: ## remove what was built (not elara-data, not the cache in ~/.cache/elara)
 	rm -rf .venv .venv-torch-* build remoting/build remoting/elara_remoting/_core/torch_* deploy/proxy/node_modules

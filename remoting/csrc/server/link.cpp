@@ -1,6 +1,5 @@
 #include "server/link.h"
 
-#include <openssl/crypto.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -12,6 +11,7 @@
 #include <string_view>
 #include <utility>
 
+#include "server/handshake.h"
 #include "server/server.h"
 
 namespace elara::server {
@@ -254,16 +254,9 @@ bool Link::admit(int fd, bool tls) {
   const auto deadline = net::Clock::now() + kResumeTime;
   std::shared_ptr<net::Stream> stream = open_(fd, tls, *options_, deadline);
   stream->set_deadline(deadline);
-  constexpr uint32_t kLength = wire::kSecretBytes + 8;
-  char front[wire::kHeaderBytes];
-  stream->read_exact(front, sizeof front);
-  const wire::Header header = wire::decode_header(front);
-  if (header.type != wire::MessageType::kResume || header.length != kLength) return false;
-  char payload[kLength];
-  stream->read_exact(payload, sizeof payload);
-  wire::Reader in(payload, sizeof payload);
-  if (CRYPTO_memcmp(in.bytes(wire::kSecretBytes), options_->secret.data(), wire::kSecretBytes) != 0) return false;
-  const auto peer_received = in.get<uint64_t>();
+  const auto told = check_resume(*stream, options_->secret);
+  if (!told) return false;
+  const uint64_t peer_received = *told;
   {
     Lock lock(mutex_);
     wire::Writer out;

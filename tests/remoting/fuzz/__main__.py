@@ -19,7 +19,7 @@ from tests.remoting.fuzz.seeds import seeds
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"
 # The session has by far the most behind it.
-SHARES = {"attachment": 0.1, "replies": 0.2, "session": 0.7}
+SHARES = {"attachment": 0.1, "hello": 0.1, "replies": 0.2, "session": 0.6}
 LIMITS = ("-timeout=20", "-rss_limit_mb=2048", "-max_len=4096", "-close_fd_mask=1")
 
 

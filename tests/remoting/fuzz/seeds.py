@@ -12,13 +12,15 @@ from tests.remoting.server import protocol as p
 from tests.remoting.server import vectors
 from tests.remoting.server.protocol import at, count_of, int_list, integer, new, tensor, tensor_list
 from tests.remoting.server.vectors import message
+from tests.remoting.serving import load_server_module
 
 F32, I64 = torch.float32, torch.int64
 
 
 def seeds(target: str) -> Iterator[bytes]:
-    """Seeds of a target: session, replies, attachment."""
-    yield from {"session": _sessions, "replies": _replies, "attachment": _attachments}[target]()
+    """Seeds of a target: session, replies, attachment, hello."""
+    made = {"session": _sessions, "replies": _replies, "attachment": _attachments, "hello": _hellos}
+    yield from made[target]()
 
 
 def _define(number: int, name: str, overload: str = "") -> bytes:
@@ -107,3 +109,18 @@ def _attachments() -> Iterator[bytes]:
     for state in ("attached", "detached", "lost"):
         head = f"elara-attachment 1\nepoch 7\nstate {state}\nreason idle\nlease {LEASE}\nexpires 99\n"
         yield (head + "device 0\n" + device + "device 1\n" + device).encode()
+
+
+def _hellos() -> Iterator[bytes]:
+    digest: bytes = load_server_module().operator_digest()
+    version = str(torch.__version__)
+    for told, tail in ((1, struct.pack("<I", 60_000)), (1, b""), (9, b"")):
+        for secret in (SECRET, bytes(32)):
+            body = struct.pack("<H", told) + p.text(version) + digest + secret + p.text("python 1") + tail
+            yield b"\0" + message(p.HELLO, body)
+    yield b"\0" + message(p.HELLO, struct.pack("<H", 1) + p.text("9.9.0") + bytes(32) + SECRET + p.text(""))
+    yield b"\x01" + message(p.RESUME, SECRET + struct.pack("<Q", 83))
+    facts = p.text(version) + p.text("emulated (CPU)") + struct.pack("<QBQ", 1 << 30, 1, 1 << 30)
+    yield b"\x02" + message(p.REPLY, struct.pack("<H", 1) + facts + struct.pack("<I", 60_000))
+    yield b"\x02" + message(p.REPLY, struct.pack("<H", 2) + facts)
+    yield b"\x02" + message(p.FATAL, p.text("The device server did not accept the secret of this attachment."))

@@ -73,36 +73,35 @@ class RecordPool {
   StorageRecord* make(size_t index) {
     const size_t capacity = bytes_of(index);
     // One grain between neighbours: the end of one storage is not the beginning of another.
-    TORCH_CHECK(next_ + capacity + kGrain <= end(), "CUDA error: the address space for device tensors is used up");
+    reserve();
+    TORCH_CHECK(capacity + kGrain <= left_, "CUDA error: the address space for device tensors is used up");
     auto* record = new StorageRecord;
     record->address = next_;
     record->capacity = capacity;
     next_ += capacity + kGrain;
+    left_ -= capacity + kGrain;
     by_address_.emplace(record->address, record);
     return record;
   }
 
-  char* end() {
-    if (base_ == nullptr) {
-      // PROT_NONE: a stray access to a device address faults at once instead of reading something else.
-      for (size_t bytes = size_t{1} << 46; bytes >= size_t{1} << 36; bytes >>= 1) {
-        void* reserved = ::mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (reserved == MAP_FAILED) continue;
-        base_ = next_ = static_cast<char*>(reserved);
-        size_ = bytes;
-        break;
-      }
-      TORCH_CHECK(base_ != nullptr, "CUDA error: this process may not reserve address space (ulimit -v)");
+  void reserve() {
+    if (next_ != nullptr) return;
+    // PROT_NONE: a stray access to a device address faults at once instead of reading something else.
+    for (size_t bytes = size_t{1} << 46; bytes >= size_t{1} << 36; bytes >>= 1) {
+      void* reserved = ::mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      if (reserved == MAP_FAILED) continue;
+      next_ = static_cast<char*>(reserved);
+      left_ = bytes;
+      return;
     }
-    return base_ + size_;
+    TORCH_CHECK(false, "CUDA error: this process may not reserve address space (ulimit -v)");
   }
 
   std::mutex mutex_;
   std::array<std::vector<StorageRecord*>, kClasses> free_;
   std::map<char*, StorageRecord*> by_address_;
-  char* base_ = nullptr;
   char* next_ = nullptr;
-  size_t size_ = 0;
+  size_t left_ = 0;  // bytes reserved behind `next_`
 };
 
 RecordPool& pool() {

@@ -14,6 +14,7 @@
 #include "client/transport/readable.h"
 #include "client/transport/remote_error.h"
 #include "client/transport/settings.h"
+#include "client/transport/welcome.h"
 #include "ops/op_lists.h"
 
 namespace elara::client {
@@ -81,26 +82,10 @@ void Session::say_hello() {
   hello.end(place);
   stream->write_all(hello.data(), hello.size());
 
-  char front[wire::kHeaderBytes];
-  stream->read_exact(front, sizeof front);
-  const auto header = wire::decode_header(front);
-  std::string payload(header.length, '\0');
-  if (header.length != 0) stream->read_exact(payload.data(), payload.size());
+  Welcome welcome = read_welcome(*stream);
   stream->set_deadline(std::nullopt);
-  wire::Reader reader(payload);
-  if (header.type == wire::MessageType::kFatal) throw std::runtime_error(std::string(reader.str()));
-  if (header.type == wire::MessageType::kError) raise_remote(payload);
-  const auto version = reader.get<uint16_t>();
-  if (version != wire::kProtocolVersion) {
-    throw std::runtime_error("the node speaks version " + std::to_string(version) + " of the protocol, this client " +
-                             std::to_string(wire::kProtocolVersion) + "; update the older of the two");
-  }
-  facts_.torch_version = reader.str();
-  facts_.model = reader.str();
-  facts_.memory_cap = reader.get<uint64_t>();
-  facts_.emulated = reader.get<uint8_t>() != 0;
-  facts_.memory_total = reader.get<uint64_t>();
-  const std::chrono::milliseconds grace(reader.done() ? 0 : reader.get<uint32_t>());
+  if (welcome.type == wire::MessageType::kError) raise_remote(welcome.payload);
+  facts_ = std::move(welcome.facts);
 
   Link::Owner owner;
   owner.reconnect = [this](std::chrono::milliseconds most) {
@@ -111,7 +96,7 @@ void Session::say_hello() {
   owner.secret.assign(device().secret.begin(), device().secret.end());
   Link::Lock lock(link_.mutex());
   window_ = transport_settings().replay_bytes;
-  link_.open(std::move(owner), stream, hello.size(), wire::kHeaderBytes + payload.size(), grace);
+  link_.open(std::move(owner), stream, hello.size(), wire::kHeaderBytes + welcome.payload.size(), welcome.grace);
 }
 
 const DeviceFacts& Session::facts() {

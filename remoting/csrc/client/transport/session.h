@@ -14,18 +14,10 @@
 
 #include "client/attach/attachment.h"
 #include "client/transport/link.h"
+#include "client/transport/welcome.h"
 #include "wire/codec.h"
 
 namespace elara::client {
-
-// What the device server said about its device when the session opened.
-struct DeviceFacts {
-  std::string model;
-  std::string torch_version;
-  uint64_t memory_cap = 0;    // bytes this lease may hold
-  uint64_t memory_total = 0;  // bytes of the whole device
-  bool emulated = false;
-};
 
 struct MemoryCounters {
   std::atomic<int64_t> live{0};
