@@ -26,6 +26,7 @@ class FaultyProxy:
         self.passed = {"up": 0, "down": 0}
         self.connections = 0
         self.cuts_made = 0
+        self.recorded: bytearray | None = None  # when it is one: what goes to the device server
         self._cuts: dict[str, list[int]] = {"up": [], "down": []}
         self._open = threading.Event()
         self._open.set()
@@ -129,6 +130,8 @@ class FaultyProxy:
                         del cuts[0]
                         data = data[:room]
                     self.passed[direction] += len(data)
+                    if self.recorded is not None and direction == "up":
+                        self.recorded += data
                 sink.sendall(data)
                 if reached:
                     self.cut()

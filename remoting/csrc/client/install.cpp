@@ -83,7 +83,6 @@ void install(const std::string& runtime_dir, int guards) {
     register_factories(*library);
     register_copies(*library);
     register_declined(*library);
-    watch_foreign_operators();
   });
 }
 
@@ -98,6 +97,7 @@ void activate() {
     static auto* fallback = new torch::Library(torch::Library::IMPL, "_", c10::DispatchKey::CUDA, __FILE__, __LINE__);
     fallback->fallback(torch::CppFunction::makeFromBoxedFunction<&forward_unlisted>());
     sparse::register_kernels();
+    watch_foreign_operators();
   });
 }
 

@@ -4,6 +4,19 @@
 
 namespace elara::server {
 
+namespace {
+
+// What this build of torch has not (a CPU build has no cuSOLVER) stays as it is: it is a preference.
+void prefer_linalg_backend(at::Context& context, int64_t value) {
+  if (value < 0 || value > static_cast<int64_t>(at::LinalgBackend::Magma)) return;
+  const auto backend = static_cast<at::LinalgBackend>(value);
+  if (backend == at::LinalgBackend::Cusolver && !at::Context::hasCuSOLVER()) return;
+  if (backend == at::LinalgBackend::Magma && !at::Context::hasMAGMA()) return;
+  context.setLinalgPreferredBackend(backend);
+}
+
+}  // namespace
+
 void set_context_flag(std::string_view key, int64_t value) {
   at::Context& context = at::globalContext();
   const bool on = value != 0;
@@ -33,6 +46,8 @@ void set_context_flag(std::string_view key, int64_t value) {
     context.setSDPUseMath(on);
   } else if (key == "sdp_cudnn") {
     context.setSDPUseCuDNN(on);
+  } else if (key == "linalg_backend") {
+    prefer_linalg_backend(context, value);
   }
 }
 

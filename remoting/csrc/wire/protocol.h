@@ -50,7 +50,7 @@ enum class MessageType : uint8_t {
   kContext = 5,    // str key, i64 value: a flag of at::Context. Keys: allow_tf32_cublas, allow_tf32_cudnn,
                    //   allow_fp16_reduction_cublas, allow_bf16_reduction_cublas, cudnn_enabled, benchmark_cudnn,
                    //   deterministic_cudnn, deterministic_algorithms, deterministic_warn_only, sdp_flash,
-                   //   sdp_mem_efficient, sdp_math, sdp_cudnn. An unknown key is ignored
+                   //   sdp_mem_efficient, sdp_math, sdp_cudnn, linalg_backend. An unknown key is ignored
   kResetPeak = 6,  // (empty)
   kAck = 7,     // u64 bytes received of the other side's stream, from the first byte of its hello (or of the reply to
                 //   it) on. In both directions, only in sessions that can be resumed. Also a sign of life

@@ -11,7 +11,7 @@ import torch.cuda.random
 import torch.cuda.streams
 
 from elara_remoting import _client
-from elara_remoting.client import cuda_names, devices, memory_stats, streams
+from elara_remoting.client import cuda_names, memory_stats, streams
 
 
 class Runtime:
@@ -76,6 +76,13 @@ def _is_acceptable(_: Any) -> bool:
     return False
 
 
+def _device_properties(ordinal: int) -> Any:
+    """Return what is known of an attached device."""
+    from elara_remoting.client import devices  # not wanted at `import torch`
+
+    return devices.properties(ordinal)
+
+
 def _device_count() -> int:
     """Return the number of GPUs attached at this moment."""
     return int(_client.device_count())
@@ -89,8 +96,7 @@ def install() -> None:
     cuda._is_in_bad_fork = _client.is_forked
     cuda._exchange_device = cuda_names.exchange_device
     cuda._maybe_exchange_device = cuda_names.maybe_exchange_device
-    cuda._get_device_properties = devices.properties
-    cuda._CudaDeviceProperties = devices.DeviceProperties
+    cuda._get_device_properties = _device_properties
     # The stock function remembers its first answer, and on a machine with a GPU of its own asks that one.
     for module in (cuda, torch.cuda.random):
         module.device_count = _device_count

@@ -167,6 +167,7 @@ def refusing(sentence: str) -> Callable[..., Any]:
 
 def install() -> None:
     """Put every name into `torch._C` that is not there yet, or that a CUDA build has for local devices."""
+    replaced = {name for name in (*PROVIDED, *_REFUSED) if hasattr(torch._C, name)}
     for name, provider in PROVIDED.items():
         setattr(torch._C, name, provider)
     for name, sentence in _REFUSED.items():
@@ -175,12 +176,13 @@ def install() -> None:
         if not hasattr(torch._C, name):
             setattr(torch._C, name, refusing(CUDA_GRAPHS))
     torch._C._has_cuda = True
-    _rebind({*PROVIDED, *_REFUSED})
+    # A CPU build has one of these names, for torch.cuda; to look into every module takes milliseconds.
+    _rebind(replaced, "torch." if "_cuda_getDeviceCount" in replaced else "torch.cuda")
 
 
-def _rebind(names: set[str]) -> None:
-    """Replace what modules of PyTorch took by name out of `torch._C` when they were imported, in a CUDA build."""
+def _rebind(names: set[str], prefix: str) -> None:
+    """Replace what modules of PyTorch took by name out of `torch._C` when they were imported."""
     for key, module in list(sys.modules.items()):
-        if key.startswith("torch.") and module is not torch._C:
+        if key.startswith(prefix) and module is not torch._C:
             for name in vars(module).keys() & names:
                 setattr(module, name, getattr(torch._C, name))

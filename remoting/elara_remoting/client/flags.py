@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.backends.cudnn
+from torch.backends import ContextProp
 
 from elara_remoting import _client
 
@@ -25,6 +27,7 @@ _SETTERS = (
     "_set_sdp_use_cudnn",
     "_set_cublas_allow_fp16_reduced_precision_reduction",
     "_set_cublas_allow_bf16_reduced_precision_reduction",
+    "_set_linalg_preferred_backend",
 )
 
 
@@ -39,7 +42,13 @@ def _forwarding(setter: Callable[..., Any]) -> Callable[..., Any]:
 
 def install() -> None:
     """Wrap the setters; a session that opens later is told all flags by the core."""
+    wrapped = {}
     for name in _SETTERS:
         setter = getattr(torch._C, name, None)
         if setter is not None:
-            setattr(torch._C, name, _forwarding(setter))
+            wrapped[setter] = _forwarding(setter)
+            setattr(torch._C, name, wrapped[setter])
+    # The attributes of torch.backends.cudnn took the setters by themselves when they were made.
+    for attribute in vars(type(torch.backends.cudnn)).values():
+        if isinstance(attribute, ContextProp) and attribute.setter in wrapped:
+            attribute.setter = wrapped[attribute.setter]

@@ -21,10 +21,12 @@ class Bench:
 
     def __init__(self, servers: DeviceServers) -> None:
         self.servers, self.epoch = servers, 1
+        self.before: list[int] = []  # sessions of earlier attachments that have not ended yet
 
     def attach(self, devices: int = 2) -> None:
         """A new attachment of so many devices, which this process has noticed."""
         self.epoch += 1
+        self.before = self.servers.running()
         self.servers.attach(epoch=self.epoch, devices=devices, local=True)
         # Operators look at the file 20 times a second at most; this question always does.
         torch.cuda.device_count()

@@ -1,4 +1,4 @@
-"""DataLoader: pinned memory, worker processes made by fork, copies that do not wait."""
+"""DataLoader: pinned memory, worker processes made by fork and by spawn, copies that do not wait."""
 
 from __future__ import annotations
 
@@ -33,6 +33,16 @@ def test_batches_reach_the_device(workers: int, pinned: bool) -> None:
         on_device = values.to("cuda", non_blocking=True)
         assert torch.equal(on_device * on_device, squares.cuda(non_blocking=True))
         total += on_device.sum()
+    assert total.item() == sum(range(50))
+
+
+def test_batches_of_workers_made_by_spawn_reach_the_device() -> None:
+    torch.ones(1, device="cuda").add(1).cpu()
+    loader = DataLoader(Squares(), batch_size=10, num_workers=2, multiprocessing_context="spawn", pin_memory=True)
+    total = torch.zeros((), device="cuda")
+    for values, squares in loader:
+        assert torch.equal(values.cuda(non_blocking=True).square().cpu(), squares)
+        total += values.cuda().sum()
     assert total.item() == sum(range(50))
 
 

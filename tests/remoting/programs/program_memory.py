@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 
 import pytest
 import torch
@@ -39,7 +40,9 @@ def test_memory_is_counted_and_given_back() -> None:
     assert torch.cuda.max_memory_allocated() - before >= 64 * MIB
     torch.cuda.empty_cache()
     assert torch.cuda.mem_get_info()[0] > free
-    assert "Allocated memory" in torch.cuda.memory_summary()
+    summary = torch.cuda.memory_summary()
+    assert "Allocated memory" in summary and "Peak Usage" in summary
+    assert re.search(r"Allocated memory +\| +\d+ \w+ +\| +(6[4-9]|[7-9]\d|\d{3,}) MiB", summary), summary
     assert torch.cuda.memory_stats()["allocated_bytes.all.peak"] >= 64 * MIB
 
 

@@ -30,7 +30,8 @@ std::atomic<bool> g_dirty{true};
 class Listener final : public c10::OpRegistrationListener {
  public:
   void onOperatorRegistered(const c10::OperatorHandle& op) override {
-    if (is_foreign(op.schema().name())) g_dirty.store(true, std::memory_order_release);
+    if (!g_dirty.load(std::memory_order_acquire) && is_foreign(op.schema().name()))
+      g_dirty.store(true, std::memory_order_release);
   }
   void onOperatorDeregistered(const c10::OperatorHandle&) override {}
 };

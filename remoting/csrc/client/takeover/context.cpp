@@ -15,28 +15,32 @@ namespace {
 
 struct Flag {
   const char* key;
-  bool (*read)(const at::Context&);
+  int64_t (*read)(const at::Context&);
 };
 
 constexpr auto kReduced = at::CuBLASReductionOption::AllowReducedPrecisionWithSplitK;
 
-constexpr std::array<Flag, 13> kFlags = {{
-    {"allow_tf32_cublas", [](const at::Context& c) { return c.allowTF32CuBLAS(); }},
-    {"allow_tf32_cudnn", [](const at::Context& c) { return c.allowTF32CuDNN(); }},
-    {"allow_fp16_reduction_cublas", [](const at::Context& c) { return c.allowFP16ReductionCuBLAS() == kReduced; }},
-    {"allow_bf16_reduction_cublas", [](const at::Context& c) { return c.allowBF16ReductionCuBLAS() == kReduced; }},
-    {"cudnn_enabled", [](const at::Context& c) { return c.userEnabledCuDNN(); }},
-    {"benchmark_cudnn", [](const at::Context& c) { return c.benchmarkCuDNN(); }},
-    {"deterministic_cudnn", [](const at::Context& c) { return c.deterministicCuDNN(); }},
-    {"deterministic_algorithms", [](const at::Context& c) { return c.deterministicAlgorithms(); }},
-    {"deterministic_warn_only", [](const at::Context& c) { return c.deterministicAlgorithmsWarnOnly(); }},
-    {"sdp_flash", [](const at::Context& c) { return c.userEnabledFlashSDP(); }},
-    {"sdp_mem_efficient", [](const at::Context& c) { return c.userEnabledMemEfficientSDP(); }},
-    {"sdp_math", [](const at::Context& c) { return c.userEnabledMathSDP(); }},
-    {"sdp_cudnn", [](const at::Context& c) { return c.userEnabledCuDNNSDP(); }},
+constexpr std::array<Flag, 14> kFlags = {{
+    {"allow_tf32_cublas", [](const at::Context& c) -> int64_t { return c.allowTF32CuBLAS(); }},
+    {"allow_tf32_cudnn", [](const at::Context& c) -> int64_t { return c.allowTF32CuDNN(); }},
+    {"allow_fp16_reduction_cublas",
+     [](const at::Context& c) -> int64_t { return c.allowFP16ReductionCuBLAS() == kReduced; }},
+    {"allow_bf16_reduction_cublas",
+     [](const at::Context& c) -> int64_t { return c.allowBF16ReductionCuBLAS() == kReduced; }},
+    {"cudnn_enabled", [](const at::Context& c) -> int64_t { return c.userEnabledCuDNN(); }},
+    {"benchmark_cudnn", [](const at::Context& c) -> int64_t { return c.benchmarkCuDNN(); }},
+    {"deterministic_cudnn", [](const at::Context& c) -> int64_t { return c.deterministicCuDNN(); }},
+    {"deterministic_algorithms", [](const at::Context& c) -> int64_t { return c.deterministicAlgorithms(); }},
+    {"deterministic_warn_only", [](const at::Context& c) -> int64_t { return c.deterministicAlgorithmsWarnOnly(); }},
+    {"sdp_flash", [](const at::Context& c) -> int64_t { return c.userEnabledFlashSDP(); }},
+    {"sdp_mem_efficient", [](const at::Context& c) -> int64_t { return c.userEnabledMemEfficientSDP(); }},
+    {"sdp_math", [](const at::Context& c) -> int64_t { return c.userEnabledMathSDP(); }},
+    {"sdp_cudnn", [](const at::Context& c) -> int64_t { return c.userEnabledCuDNNSDP(); }},
+    {"linalg_backend",
+     [](const at::Context& c) -> int64_t { return static_cast<int64_t>(c.linalgPreferredBackend()); }},
 }};
 
-using Told = std::array<int8_t, kFlags.size()>;
+using Told = std::array<int64_t, kFlags.size()>;
 
 std::mutex g_mutex;
 std::map<const Session*, Told> g_told;
@@ -46,9 +50,9 @@ void tell(Session& session) {
   auto [entry, is_new] = g_told.try_emplace(&session);
   if (is_new) entry->second.fill(-1);
   for (size_t i = 0; i < kFlags.size(); ++i) {
-    int8_t now = 0;
+    int64_t now = 0;
     try {
-      now = kFlags[i].read(at::globalContext()) ? 1 : 0;
+      now = kFlags[i].read(at::globalContext());
     } catch (const c10::Error&) {
       // PyTorch refuses to answer when its old and its new way of setting a precision were mixed.
       continue;
@@ -58,7 +62,7 @@ void tell(Session& session) {
     session.send([&](wire::Writer& out) {
       const size_t place = out.begin(wire::MessageType::kContext);
       out.str(kFlags[i].key);
-      out.put<int64_t>(now);
+      out.put(now);
       out.end(place);
     });
   }

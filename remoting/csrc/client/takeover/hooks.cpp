@@ -55,6 +55,9 @@ class Hooks final : public at::CUDAHooksInterface {
   c10::DeviceIndex maybeExchangeDevice(c10::DeviceIndex index) const override { return exchangeDevice(index); }
   void deviceSynchronize(c10::DeviceIndex index) const override { session_at(checked_ordinal(index)).synchronize(); }
 
+  // Which of the two a GPU's PyTorch prefers may be asked for; one without it keeps to what it has.
+  bool hasCuSOLVER() const override { return true; }
+  bool hasMAGMA() const override { return true; }
   long versionCuDNN() const override { return 0; }
   long versionRuntimeCuDNN() const override { return 0; }
   long versionCUDART() const override { return 13000; }
