@@ -105,7 +105,7 @@ Received serve(int fd, int control) {
   options.secret = std::string(wire::kSecretBytes, 's');
   options.control_fd = control;
   Received received;
-  server::Peers peers;
+  server::Peers peers({}, {});
   server::Link stream(std::make_shared<net::PlainStream>(fd, "the client"));
   stream.take_connections(kGrace, options, &open_stream, peers);
   server::MessageInput input(stream);
