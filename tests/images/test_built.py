@@ -41,7 +41,7 @@ def test_an_image_says_what_it_is(docker_engine: Engine, built_images: BuiltImag
 
 
 def test_no_cache_is_left_where_only_root_sees_it(docker_engine: Engine, built_images: BuiltImages) -> None:
-    places = ("/root", "/tmp", "/mnt", "/var/cache/apt", "/var/lib/apt/lists", "/var/log")
+    places = ("/root", "/home", "/tmp", "/mnt", "/var/cache/apt", "/var/lib/apt/lists", "/var/log")
     look = ("find", *places, "-type", "f", "-size", "+4k")
     confined = ("--rm", "--network", "none", "--user", "0:0", "--entrypoint", "")
     assert docker_engine.run("run", *confined, built_images.pytorch, *look).splitlines() == []
