@@ -276,9 +276,14 @@ def install(test: bool) -> None:
             check_network()
             networked = set()
         work()
-        STAMPS.mkdir(parents=True, exist_ok=True)
-        (STAMPS / name).write_text(key)
+        stamp(name, key)
         print(f"  {label} done in {time.monotonic() - begun:.0f} s", flush=True)
+
+
+def stamp(name: str, key: str) -> None:
+    """Note that a step was done for these inputs."""
+    STAMPS.mkdir(parents=True, exist_ok=True)
+    (STAMPS / name).write_text(key)
 
 
 def stamped(name: str, key: str) -> bool:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "images"
 LEAST_PYTHON = "3.11.2"
 """Debian 12's, which images are made with; this machine's own may be newer."""
-BELOW = {"pytorch": "base", "tensorflow": "base", "jax": "base"}
+BELOW = dict.fromkeys(("pytorch", "tensorflow", "jax"), "packages")
 _HEAD = "# Written by setup/lock_images.py from requirements.in; do not edit by hand.\n"
 
 

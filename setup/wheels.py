@@ -21,8 +21,10 @@ import install
 
 def remoting_wheel() -> Path:
     """elara-remoting as a wheel with the core that is built here: from the cache, else made. Raises SetupProblem."""
-    if not install.stamped("core", inputs.core() + install.TORCH):
+    key = inputs.core() + install.TORCH
+    if not install.stamped("core", key):
         install.build_core()
+        install.stamp("core", key)
     source = install.ROOT / "remoting"
     kept = install.CACHE / f"remoting-{inputs.below(source, 'elara_remoting', 'pyproject.toml', 'setup.py')[:24]}"
     if kept.is_dir():

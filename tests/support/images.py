@@ -46,6 +46,6 @@ def build(engine: Engine) -> BuiltImages:
     """Build `base` and `pytorch` where they are not built for what the checkout holds now."""
     engine.base_image()  # no registry is asked for one
     begun = time.monotonic()
-    told = json.loads(elara_images("build", "--json", "pytorch").stdout)
+    told = json.loads(elara_images("build", "--json", "base", "pytorch").stdout)
     results = {entry["name"]: entry for entry in told}
     return BuiltImages(results["base"]["tag"], results["pytorch"]["tag"], results, time.monotonic() - begun)

@@ -40,10 +40,16 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         Recipe("wheels", "Wheels", "The project's own packages, for the other images", listed=False),
-        Recipe("base", "Base", "JupyterLab and the packages of data science", copies=("wheels",), workspace=True),
-        Recipe("pytorch", "PyTorch", "base with PyTorch", parent="base", workspace=True),
-        Recipe("tensorflow", "TensorFlow", "base with TensorFlow", parent="base", workspace=True),
-        Recipe("jax", "JAX", "base with JAX", parent="base", workspace=True),
+        Recipe("packages", "Packages", "What all workspaces' images begin with", listed=False),
+        *(
+            Recipe(name, title, description, parent="packages", copies=("wheels",), workspace=True)
+            for name, title, description in (
+                ("base", "Base", "JupyterLab and the packages of data science"),
+                ("pytorch", "PyTorch", "base with PyTorch"),
+                ("tensorflow", "TensorFlow", "base with TensorFlow"),
+                ("jax", "JAX", "base with JAX"),
+            )
+        ),
         Recipe("gpu-node", "GPU node", "The node agent and its device servers", copies=("wheels",)),
         Recipe("hub", "Hub", "Hub, service, MLflow and proxy", copies=("wheels",)),
     )
@@ -71,9 +77,7 @@ def order(names: Sequence[str]) -> list[Recipe]:
 
 def build_arguments(recipe: Recipe, base_image: str, jobs: int) -> dict[str, str]:
     """The `ARG`s of a recipe's Dockerfile that the build decides."""
-    if recipe.parent:
-        return {"PARENT_IMAGE": RECIPES[recipe.parent].tag}
-    arguments = {"BASE_IMAGE": base_image}
+    arguments = {"PARENT_IMAGE": RECIPES[recipe.parent].tag} if recipe.parent else {"BASE_IMAGE": base_image}
     if "wheels" in recipe.copies:
         arguments["WHEELS_IMAGE"] = RECIPES["wheels"].tag
     if recipe.name == "wheels":
