@@ -1,4 +1,5 @@
-"""A daemon that dies and returns: what runs goes on and is found again, none twice, and starts are refused meanwhile.
+"""A daemon that dies and returns, or whose disk is full: what runs goes on and is found again, none twice, and starts
+are refused meanwhile.
 
 The daemon is a real one of this test's own; the machine's is shared with others.
 """
@@ -6,6 +7,7 @@ The daemon is a real one of this test's own; the machine's is shared with others
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -27,7 +29,8 @@ def daemon(docker_engine: Engine, image: str) -> Iterator[OwnEngine]:
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory, image: str, daemon: OwnEngine) -> Iterator[DockerWorld]:
     data = tmp_path_factory.mktemp("away") / "data"
-    made = DockerWorld(data, daemon, image, subnet=238, DOCKER_HOST=f"unix://{daemon.socket}")
+    settings = {"DOCKER_HOST": f"unix://{daemon.socket}", "ELARA_TEST_PULL_TIMEOUT": "3"}
+    made = DockerWorld(data, daemon, image, subnet=238, **settings)
     with opened(made) as running:
         yield running
 
@@ -65,3 +68,23 @@ def test_a_daemon_that_dies_and_returns(own: DockerWorld, daemon: OwnEngine) -> 
     assert own.inspect("admin")["Id"] != before["Id"]
     assert own.containers_of("admin") == [own.name("admin")]
     assert own.shell("admin", "cat ~/note").stdout == "kept\n"
+
+
+def test_a_full_disk_is_a_sentence_and_nothing_is_lost(own: DockerWorld, daemon: OwnEngine) -> None:
+    admin = own.admin()
+    own.begin(admin, "before")
+    with daemon.full():
+        told = own.refused(admin, "more")
+        assert "The disk of the machine that runs workspaces is full. Nothing of yours is lost." in told
+    own.begin(admin, "more")
+    for server in ("before", "more"):
+        admin.stop(server)
+
+
+def test_a_registry_that_never_answers_has_a_time_of_its_own(own: DockerWorld) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        reference = f"127.0.0.1:{silent.getsockname()[1]}/team/slow:1"
+        own.images.append({"name": "slow", "title": "Slow", "image": reference})
+        own.write_catalogue()
+        told = own.refused(own.admin(), "slow", image="slow")
+    assert f"The image of Slow ({reference}) was not fetched within 3 s. It goes on being fetched" in told

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.browser
 async def test_images_are_chosen_by_keyboard_and_read_out(world: DockerWorld, admin: Browser) -> None:
     world.join("kim", admin)
     world.make_project(admin, "vision", "cats")
-    for project in ("demo/digits", "vision/cats"):
-        world.add_member(admin, project, "kim", "editor")
+    for path in ("demo/digits", "vision/cats"):
+        world.add_member(admin, path, "kim", "editor")
     async with async_playwright() as playwright, Desk(await launch(playwright), world.url, "kim", PASSWORD) as kim:
         await kim.sign_in("/hub/spawn")
         page, press = kim.page, kim.page.keyboard.press

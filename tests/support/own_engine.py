@@ -1,7 +1,8 @@
 """A Docker engine of a test's own, which the test may kill: the real daemon beside the machine's, sharing nothing.
 
 It has its own folder, socket and containers, and leaves the machine's packet filter and forwarding alone, so that the
-other engine's networks stay as they are. Only root can start one.
+other engine's networks stay as they are. Its disk is a small one in memory, which a test can fill. Only root can start
+one.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
 from tests.support.docker import Engine, EngineFailed, answers, program
 
 _START_SECONDS = 60.0
+_DISK = "1g"
 _BRIDGE_ADDRESS = "10.231.255.1/28"
 
 
@@ -30,12 +34,15 @@ class OwnEngine(Engine):
         # Sockets are in it, whose paths must be short.
         self.folder = Path(tempfile.mkdtemp(prefix="elara-engine-", dir="/tmp"))
         self.socket = self.folder / "docker.sock"
+        self.disk = self.folder / "data"
         self._bridge = f"elo-{secrets.token_hex(3)}"
 
     def __enter__(self) -> Self:
+        self.disk.mkdir()
+        _run("mount", "-t", "tmpfs", "-o", f"size={_DISK}", "elara-test", str(self.disk))
         # A daemon that is told to do without a bridge removes `docker0`, which is the other one's.
-        _ip("link", "add", self._bridge, "type", "bridge")
-        _ip("address", "add", _BRIDGE_ADDRESS, "dev", self._bridge)
+        _run("ip", "link", "add", self._bridge, "type", "bridge")
+        _run("ip", "address", "add", _BRIDGE_ADDRESS, "dev", self._bridge)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -50,10 +57,27 @@ class OwnEngine(Engine):
         finally:
             if self._daemon is not None and self._daemon.poll() is None:
                 self.kill()
-            # The daemon mounts its folder on itself.
-            subprocess.run(("umount", "--recursive", str(self.folder / "data")), capture_output=True)
+            # The daemon mounts its folder on itself, over ours.
+            while self.disk.is_mount():
+                _run("umount", "--recursive", "--lazy", str(self.disk))
             shutil.rmtree(self.folder, ignore_errors=True)
-            _ip("link", "delete", self._bridge)
+            _run("ip", "link", "delete", self._bridge)
+
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        """Nothing more can be written to its disk."""
+        filler = self.disk / "filler"
+        with filler.open("wb") as file, suppress(OSError):
+            while True:
+                file.write(bytes(2**20))
+                file.flush()
+        with filler.open("ab", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        try:
+            yield
+        finally:
+            filler.unlink()
 
     def start(self, *, outlived: bool) -> None:
         """Start the daemon (again), and wait until it answers.
@@ -69,7 +93,7 @@ class OwnEngine(Engine):
             self._daemon = subprocess.Popen(
                 [
                     program("dockerd") or "dockerd",
-                    *("--host", f"unix://{self.socket}", "--data-root", str(self.folder / "data")),
+                    *("--host", f"unix://{self.socket}", "--data-root", str(self.disk)),
                     *("--exec-root", str(state), "--pidfile", str(self.folder / "pid"), "--bridge", self._bridge),
                     *("--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"),
                     f"--live-restore={str(outlived).lower()}",
@@ -103,5 +127,5 @@ class OwnEngine(Engine):
         assert saving.returncode == 0
 
 
-def _ip(*arguments: str) -> None:
-    subprocess.run((program("ip") or "ip", *arguments), check=True)
+def _run(command: str, *arguments: str) -> None:
+    subprocess.run((program(command) or command, *arguments), check=True)
