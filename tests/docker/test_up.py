@@ -63,6 +63,7 @@ async def test_a_workspace_is_a_container_that_ctrl_c_ends_and_whose_files_stay(
     elara: Instance, docker_engine: Engine
 ) -> None:
     assert "Docker mode: each workspace is a container" in elara.printed()
+    assert "node are processes of this user, since" in elara.printed()
     alice = await elara.person("alice")
     await alice.start_workspace({"project": "vision/cats"})
     (name,) = workspaces(elara, docker_engine)

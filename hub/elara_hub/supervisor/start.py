@@ -31,7 +31,8 @@ _MODE = {
     "local": "Local mode, since it needs no Docker: workspaces are plain processes of this user, nothing isolates them "
     "from one another. `elara up --engine docker` keeps them apart.",
     "docker": "Docker mode: each workspace is a container with its own volumes, kept from the others' files and "
-    "network. Hub, service, MLflow and node are processes of this user.",
+    "network. Hub, service, MLflow and node are processes of this user, since they start containers and use this "
+    "machine's devices.",
 }
 _OPEN = {
     "local": "Local mode isolates nobody: whoever can open a workspace can read every file of the user who started "
