@@ -19,7 +19,7 @@ namespace elara::net {
 namespace {
 
 // One TLS record's worth. Smaller pieces are gathered up to it, so that a header does not cost a record of its own.
-constexpr size_t kRecord = 16 * 1024;
+constexpr size_t kRecord = size_t{16} << 10;
 
 template <class T, void (*kFree)(T*)>
 struct Deleter {

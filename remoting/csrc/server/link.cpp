@@ -26,6 +26,7 @@ constexpr std::string_view kLink = "link ";
 
 // The number at the end of a packet such as "peer 3".
 std::optional<uint32_t> number_after(std::string_view what, std::string_view word) {
+  if (!what.starts_with(word)) return std::nullopt;
   uint32_t number = 0;
   const char* end = what.data() + what.size();
   const bool whole = std::from_chars(what.data() + word.size(), end, number).ptr == end;
@@ -227,21 +228,14 @@ void Link::take_connection() {
   if (fd < 0) return;
   const std::string_view what(text, static_cast<size_t>(got));
   try {
-    if (what.starts_with("resume") && grace_.count() == 0) {
-      ::close(fd);
-    } else if (what == "resume tcp") {
-      (void)admit(fd, true);
-    } else if (what == "resume local") {
-      (void)admit(fd, false);
+    const bool resumes = grace_.count() != 0;
+    if (resumes && (what == "resume tcp" || what == "resume local")) {
+      (void)admit(fd, what == "resume tcp");
     } else if (what.starts_with(kPeer)) {
       auto connection = std::make_shared<net::PlainStream>(fd, "the other device");
       if (const auto ordinal = number_after(what, kPeer)) peers_->add(*ordinal, std::move(connection));
-    } else if (what.starts_with(kLink)) {
-      if (const auto ordinal = number_after(what, kLink)) {
-        peers_->offer(*ordinal, fd);
-      } else {
-        ::close(fd);
-      }
+    } else if (const auto ordinal = number_after(what, kLink)) {
+      peers_->offer(*ordinal, fd);
     } else {
       ::close(fd);
     }

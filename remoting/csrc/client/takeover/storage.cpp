@@ -54,7 +54,7 @@ class RecordPool {
 
  private:
   static constexpr size_t kGrain = 512;
-  static constexpr size_t kClasses = 4 * 64;
+  static constexpr size_t kClasses = size_t{4} * 64;
 
   // Four classes to each power of two, so that at most a quarter of the addresses is wasted.
   static size_t class_of(size_t bytes) {

@@ -260,7 +260,7 @@ void Link::finish_message() {
   const uint64_t data = header.type == MessageType::kData ? header.length : answer.wanted;
   answer.wanted -= data;
   owed_ -= data;
-  if (header.type != MessageType::kData) answer.payload = std::move(payload_);
+  if (header.type != MessageType::kData) answer.payload = std::exchange(payload_, {});
   if (answer.wanted != 0) return;
   answer.done = true;
   answers_.pop_front();
