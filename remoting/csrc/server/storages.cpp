@@ -31,7 +31,8 @@ void StorageTable::charge(uint64_t bytes) {
 }
 
 void StorageTable::settle() {
-  const uint64_t allocated = ledger_ != nullptr ? device_.allocated_bytes() : 0;
+  if (ledger_ == nullptr) return;
+  const uint64_t allocated = device_.allocated_bytes();
   const uint64_t workspaces = allocated > charged_ ? allocated - charged_ : 0;
   // They are there already, so past the cap there is nothing to refuse; the next tensor will be.
   if (workspaces > workspaces_ && !ledger_->reserve(workspaces - workspaces_)) return;

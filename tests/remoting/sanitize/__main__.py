@@ -1,5 +1,5 @@
-"""`make sanitize`: the remoting suites on a core built with AddressSanitizer and UndefinedBehaviorSanitizer, then what
-has threads with ThreadSanitizer.
+"""`make sanitize`: the remoting suites on a core built with AddressSanitizer and UndefinedBehaviorSanitizer, then both
+ends of a session's byte stream with ThreadSanitizer.
 
     python -m tests.remoting.sanitize [--only address|threads] [pytest arguments]
 """
@@ -17,32 +17,20 @@ SUITES = ("tests/remoting/server", "tests/remoting/client")
 # How much memory a process has is not what it was, the core is not where another one would be looked for, and a signal
 # that a test sends is reported like any other.
 UNFIT = "not keeps_for_a_replay and not memory_stays_flat and not another_torch and not crash_of_one_session"
-THREADS = (
-    "tests/remoting/client/test_forwarding.py",
-    "tests/remoting/client/test_lifecycle.py",
-    "tests/remoting/client/test_many_devices.py",
-    "tests/remoting/client/test_resume.py",
-)
 
 
 def address(arguments: list[str]) -> bool:
     """Whether both suites pass without a report."""
-    outcome = suites.run(
-        "address", build.build("address"), arguments or [*SUITES, "-k", UNFIT], seconds=7200, show=True
-    )
+    outcome = suites.run(build.build(), arguments or [*SUITES, "-k", UNFIT], seconds=7200, show=True)
     print(outcome if not outcome.clean else "AddressSanitizer and UndefinedBehaviorSanitizer: no report")
     return outcome.clean
 
 
-def threads(arguments: list[str]) -> bool:
-    """Whether the threads of the byte stream, and then those of the whole client in Python, run without a report."""
+def threads(_: list[str]) -> bool:
+    """Whether both ends of the byte stream run under many threads without a report."""
     program = build.build_link_threads()
     done = subprocess.run([str(program), "200"], env={**os.environ, **build.THREADS_ENVIRONMENT}, check=False)
-    if done.returncode != 0:
-        return False
-    outcome = suites.run("thread", build.build("thread"), arguments or [*THREADS, "-k", UNFIT], seconds=7200, show=True)
-    print(outcome if not outcome.clean else "ThreadSanitizer: no report")
-    return outcome.clean
+    return done.returncode == 0
 
 
 def main() -> int:

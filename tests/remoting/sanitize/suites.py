@@ -31,20 +31,15 @@ class Outcome:
         return f"{len(self.reports)} reports of sanitizers\n" + "\n".join(parts)
 
 
-def run(kind: str, core: Path, arguments: Sequence[str], seconds: float, show: bool = False) -> Outcome:
+def run(core: Path, arguments: Sequence[str], seconds: float, show: bool = False) -> Outcome:
     """Run pytest with these arguments, its client and its device servers on the core in the folder `core`."""
     with tempfile.TemporaryDirectory(prefix="elara-sanitize-") as folder:
         reports = Path(folder) / "report"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "600", *arguments]
-        variables = environment(kind, core, reports)
-        if kind == "thread":
-            # The sanitizer has its memory at fixed addresses, which a randomised layout may take.
-            command = ["setarch", "-R", "env", *(f"{name}={value}" for name, value in variables.items()), *command]
-            variables = {}
         done = subprocess.run(
             command,
             cwd=ROOT,
-            env={**os.environ, **variables},
+            env={**os.environ, **environment(core, reports)},
             stdout=None if show else subprocess.PIPE,
             stderr=None if show else subprocess.STDOUT,
             text=True,

@@ -35,5 +35,5 @@ def test_both_ends_of_a_session_under_many_threads_and_cuts() -> None:
 @pytest.mark.skipif(ON_CUDA, reason="the sanitized device server is an emulated one")
 @pytest.mark.timeout(900)
 def test_a_device_server_with_sanitizers_under_hostile_clients() -> None:
-    outcome = suites.run("address", build.build_server(), SUITES, seconds=600)
+    outcome = suites.run(build.build_server(), SUITES, seconds=600)
     assert outcome.clean, outcome

@@ -186,7 +186,7 @@ c10::Allocator* device_allocator(int ordinal) {
     for (int i = -1; i < kMostDevices; ++i) made->emplace_back(i);
     return made;
   }();
-  return &(*allocators)[static_cast<size_t>(ordinal + 1)];
+  return &(*allocators)[static_cast<size_t>(ordinal) + 1];
 }
 
 StorageRecord* find_record(const void* pointer) { return pool().find(pointer); }
