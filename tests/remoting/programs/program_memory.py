@@ -42,7 +42,9 @@ def test_memory_is_counted_and_given_back() -> None:
     assert torch.cuda.mem_get_info()[0] > free
     summary = torch.cuda.memory_summary()
     assert "Allocated memory" in summary and "Peak Usage" in summary
-    assert re.search(r"Allocated memory +\| +\d+ \w+ +\| +(6[4-9]|[7-9]\d|\d{3,}) MiB", summary), summary
+    # The peak of 64 MiB, whose unit is torch's choice.
+    (peak,) = re.findall(r"Allocated memory *\|[^|]*\| *(\d+) (?:KiB|MiB) *\|", summary)
+    assert int(peak) in range(64, 200) or int(peak) >= 64 << 10
     assert torch.cuda.memory_stats()["allocated_bytes.all.peak"] >= 64 * MIB
 
 
