@@ -32,7 +32,7 @@ build-test:
 
 test: build-test ## check the style and run every test, in a real browser too
 	@$(MAKE) --no-print-directory lint
-	@exec $(VENV)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder --durations 25 $(TESTS)
+	@exec $(VENV)/python -m pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder --durations 25 $(TESTS)
 
 lint: build-test ## ruff, mypy (strict), tsc and eslint, clang-format
 	@$(VENV)/python setup/lint.py

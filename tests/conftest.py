@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -51,11 +52,17 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    lanes.mark(item)
     if _needs_engine(item):
         item.add_marker(pytest.mark.docker)
+        if hasattr(item.config, "workerinput") and lanes.lane(item.nodeid) != lanes.DOCKER:
+            raise pytest.UsageError(f"{item.nodeid} uses the Docker engine: name its file in tests/support/lanes.py")
         if "built_images" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.timeout(images.BUILD_SECONDS + 300), append=False)  # the first waits for it
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return lanes.scheduler(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 @pytest.hookimpl(trylast=True)

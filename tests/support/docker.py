@@ -82,11 +82,16 @@ class Engine:
     def __enter__(self) -> Self:
         if os.geteuid() == 0:
             self._lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            if not answers():
-                # One starts it, others who come at the same time wait and find it running.
-                fcntl.flock(self._lock, fcntl.LOCK_EX)
-                if not answers():
-                    self._start()
+            try:
+                # One starts it, others who come at the same time wait until it runs.
+                while not answers():
+                    if _alone(self._lock):
+                        self._start()
+                    else:
+                        time.sleep(0.1)
+            except BaseException:
+                os.close(self._lock)
+                raise
             # Held by each run that uses it, so that the one that started it does not take it from the others.
             fcntl.flock(self._lock, fcntl.LOCK_SH)
         return self
