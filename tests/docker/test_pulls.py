@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -50,11 +52,17 @@ def run_registry(folder: Path, **auth: object) -> tuple[subprocess.Popen[bytes],
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def registry_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     process, address = run_registry(tmp_path_factory.mktemp("registry") / "open")
-    yield address
+    yield process, address
     process.terminate()
     process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def registry(registry_process: tuple[subprocess.Popen[bytes], str]) -> str:
+    """Its address."""
+    return registry_process[1]
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +100,13 @@ def test_a_pull_is_told_and_two_who_wait_share_it(
     world: DockerWorld,
     docker_engine: Engine,
     mary: Browser,
-    registry: str,
+    registry_process: tuple[subprocess.Popen[bytes], str],
     image: str,
     offered: list[str],
     tmp_path: Path,
 ) -> None:
     """The image gets two layers of its own, which cannot be on this machine already."""
+    process, registry = registry_process
     remote = f"{registry}/team/two-layers:1"
     for name in ("one", "two"):
         (tmp_path / name).write_bytes(secrets.token_bytes(20_000_000))
@@ -106,12 +115,21 @@ def test_a_pull_is_told_and_two_who_wait_share_it(
     docker_engine.run("push", remote)
     docker_engine.run("rmi", remote)
     chosen = offer(world, offered, remote)
-    assert mary.spawn("other", project="demo/digits", image=chosen).status_code == 200
-    with ThreadPoolExecutor(1) as beside:
-        # Asked for at once: of a start that is through, only its end is told.
-        following = beside.submit(mary.progress, "other")
-        events = world.begin(mary, "pulled", image=chosen)
-        other = following.result()
+    # Of a start that is through only its end is told: the registry waits until both are followed.
+    process.send_signal(signal.SIGSTOP)
+    try:
+        both = [threading.Event(), threading.Event()]
+        with ThreadPoolExecutor(2) as beside:
+            following = []
+            for server, begun in zip(("pulled", "other"), both, strict=True):
+                assert mary.spawn(server, project="demo/digits", image=chosen).status_code == 200
+                following.append(beside.submit(mary.progress, server, begun.set))
+            followed = [begun.wait(60) for begun in both]
+            process.send_signal(signal.SIGCONT)
+            events, other = (told.result() for told in following)
+    finally:
+        process.send_signal(signal.SIGCONT)
+    assert all(followed)
     for told in (events, other):
         pulls = [event["message"] for event in told if event["message"].startswith("Fetching the image of Remote 1")]
         assert pulls

@@ -97,11 +97,16 @@ class Browser:
         path = f"/hub/spawn/{self.name}/{server}".rstrip("/")
         return self.http.post(path, params={"_xsrf": self.xsrf}, data=choice)
 
-    def progress(self, server: str = "") -> list[dict[str, Any]]:
-        """All events of the progress stream, until its end."""
+    def progress(self, server: str = "", begun: Callable[[], Any] = lambda: None) -> list[dict[str, Any]]:
+        """All events of the progress stream, until its end; calls `begun` when the first is there."""
         path = f"/hub/api/users/{self.name}/" + (f"servers/{server}" if server else "server") + "/progress"
+        events: list[dict[str, Any]] = []
         with self.http.stream("GET", path) as stream:
-            return [json.loads(line.removeprefix("data: ")) for line in stream.iter_lines() if line.startswith("data:")]
+            for line in stream.iter_lines():
+                if line.startswith("data:"):
+                    events.append(json.loads(line.removeprefix("data: ")))
+                    begun()
+        return events
 
     def ready(self, server: str = "") -> bool:
         model = self.api("GET", f"/users/{self.name}").json()
