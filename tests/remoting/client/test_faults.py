@@ -96,15 +96,16 @@ except (RuntimeError, MemoryError) as error:
 """
 
 
-def test_a_client_without_memory_gets_an_error_and_never_hangs(bench: Bench, run_script: Run) -> None:
-    done = run_script(FULL_MEMORY, ELARA_RUNTIME_DIR=str(bench.servers.folder), OMP_NUM_THREADS="1")
+def test_a_client_without_memory_gets_an_error_and_never_hangs(run_script: Run, tmp_path: Path) -> None:
+    # A device of its own: what a client that could not say goodbye held there is kept for a while.
+    with DeviceServers(tmp_path):
+        done = run_script(FULL_MEMORY, ELARA_RUNTIME_DIR=str(tmp_path), OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] in ("download: RuntimeError", "download: MemoryError")
     assert lines[1] == "5 [2, 2, 2]"
     # What a replay would need either fits, or the session is over with a sentence that says so.
     assert lines[2] in ("upload: fits", "upload: True")
-    assert torch.ones(3, device="cuda").sum().item() == 3.0
 
 
 def test_a_node_without_memory_says_so_and_serves_on(bench: Bench) -> None:
