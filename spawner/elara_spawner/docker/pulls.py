@@ -110,11 +110,12 @@ class Pull:
         return self._ended.done()
 
     async def follow(self, every: float = 1.0) -> AsyncIterator[PullProgress]:
-        """The progress so far, every so many seconds until the end. Raises what ended the fetch."""
+        """The progress so far, every so many seconds and once at the end. Raises what ended the fetch."""
         while not self._ended.done():
             yield self._progress
             await asyncio.wait([self._ended], timeout=every)
         self._ended.result()
+        yield self._progress
 
 
 class Pulls:
