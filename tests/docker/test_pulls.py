@@ -129,6 +129,8 @@ def test_a_pull_is_told_and_two_who_wait_share_it(
             events, other = (told.result() for told in following)
     finally:
         process.send_signal(signal.SIGCONT)
+    mary.stop("pulled")
+    mary.stop("other")
     assert all(followed)
     for told in (events, other):
         pulls = [event["message"] for event in told if event["message"].startswith("Fetching the image of Remote 1")]
@@ -136,8 +138,6 @@ def test_a_pull_is_told_and_two_who_wait_share_it(
         assert told[-1].get("ready"), told
     layers = [line for line in (event["message"] for event in [*events, *other]) if " layers, " in line]
     assert layers and all(" MB" in line or " kB" in line or " B" in line for line in layers), layers
-    mary.stop("pulled")
-    mary.stop("other")
 
 
 def test_what_a_registry_refuses_is_told_in_words(
