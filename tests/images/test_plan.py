@@ -124,11 +124,11 @@ def test_pip_s_configuration_is_handed_over_and_the_stronger_place_wins() -> Non
 def test_uv_gets_what_pip_gets() -> None:
     settings = sources.pip_settings(
         "global.index-url='https://env.example/simple'\n"
-        "global.extra-index-url='file:///opt/more/simple https://b.example/simple'\n"
-        "global.find-links='/opt/wheels'\n"
+        "global.extra-index-url='file:///srv/more/simple https://b.example/simple'\n"
+        "global.find-links='/srv/wheels'\n"
         "global.trusted-host='b.example'\n"
     )
-    url = {Path("/opt/more/simple"): "http://127.0.0.1:1/a/simple/", Path("/opt/wheels"): "http://127.0.0.1:1/b/"}
+    url = {Path("/srv/more/simple"): "http://127.0.0.1:1/a/simple/", Path("/srv/wheels"): "http://127.0.0.1:1/b/"}
     told = tomllib.loads(sources.uv_toml(settings, [], url))
     assert told["index"] == [
         {"url": "http://127.0.0.1:1/a/simple/"},
