@@ -16,7 +16,7 @@ JOBS ?= 2
 VENV := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up build images build-test test lint tidy bench demo compose-check conformance gpu-check fuzz sanitize clean
+.PHONY: help up build images build-test test lint tidy bench demo conformance gpu-check fuzz sanitize clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -43,9 +43,6 @@ bench: build-test ## measure attach, detach, workspace starts and a training ste
 
 demo: build ## do the whole journey without a browser on a throw-away instance
 	@exec $(VENV)/elara demo
-
-compose-check: build-test ## start deploy/compose with the real images, use it over https, start it again (needs `make images`)
-	@exec $(VENV)/python -m pytest tests/docker/compose_check.py
 
 images: build ## build the container images and check them from inside (needs Docker)
 	@$(VENV)/elara images build $(IMAGES)

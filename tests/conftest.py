@@ -25,7 +25,7 @@ def docker_engine() -> Iterator[docker.Engine]:
 
 @pytest.fixture(scope="session")
 def built_images(docker_engine: docker.Engine) -> images.BuiltImages:
-    """The images of workspaces, `base` and `pytorch`, built from this checkout; a second run builds nothing."""
+    """All images, built from this checkout; a second run builds nothing."""
     return images.build(docker_engine)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,18 +16,28 @@ from elara_spawner.catalogue import load_catalogue
 from tests.support.docker import Engine
 from tests.support.images import ROOT, BuiltImages, elara_images
 
-PROMISES = {"user", "left_behind", "packages", "installing", "training", "lab", "attaching", "still_installed"}
+_WORKSPACE = {"user", "left_behind", "packages", "installing", "training", "lab", "still_installed"}
+PROMISES = {
+    "base": _WORKSPACE,
+    "pytorch": _WORKSPACE | {"attaching"},
+    "tensorflow": _WORKSPACE,
+    "jax": _WORKSPACE,
+    "gpu-node": {"user", "computing"},
+    "hub": {"user", "parts"},
+}
 NAMES = ("packages", "wheels", "base", "pytorch")
 PARTS = ("images", "examples", "setup", "spawner", "remoting", "extensions")
 """Of the checkout: what the images of workspaces are made from."""
 
 
-def test_an_image_keeps_its_promises_from_inside(built_images: BuiltImages) -> None:
-    done = elara_images("check", "--json", "pytorch", check=False)
+@pytest.mark.parametrize("image", PROMISES)
+@pytest.mark.usefixtures("built_images")
+def test_an_image_keeps_its_promises_from_inside(image: str) -> None:
+    done = elara_images("check", "--json", image, check=False)
     found = json.loads(done.stdout)
     assert [result for result in found if not result["ok"]] == []
     assert done.returncode == 0
-    assert {result["check"] for result in found} == PROMISES
+    assert {result["check"] for result in found} == PROMISES[image]
 
 
 def test_an_image_says_what_it_is(docker_engine: Engine, built_images: BuiltImages) -> None:
@@ -58,13 +67,10 @@ def test_a_bill_of_materials_names_what_is_inside_and_what_is_not(built_images: 
     assert list(built_images.results["pytorch"]["left_out"]) == missing
 
 
-def test_a_second_build_builds_nothing_in_under_ten_seconds(built_images: BuiltImages) -> None:
-    begun = time.monotonic()
-    told = json.loads(elara_images("build", "--json", "base", "pytorch").stdout)
-    seconds = time.monotonic() - begun
-    assert {entry["name"]: entry["changed"] for entry in told} == dict.fromkeys(NAMES, False)
+def test_a_second_build_builds_nothing(built_images: BuiltImages) -> None:
+    told = json.loads(elara_images("build", "--json").stdout)
+    assert [entry["name"] for entry in told if entry["changed"]] == []
     assert {entry["id"] for entry in told} == {entry["id"] for entry in built_images.results.values()}
-    assert seconds < 10
 
 
 @pytest.fixture

@@ -1,7 +1,4 @@
-"""`make compose-check`: the installation of deploy/compose, started, used over https, stopped and started again.
-
-It is apart from `make test` for its time: the images of hub and node, and PostgreSQL's, are minutes of building.
-"""
+"""The installation of deploy/compose with the real images: started, used over https, stopped and started again."""
 
 from __future__ import annotations
 
@@ -15,18 +12,17 @@ from elara_hub.contract import API_PREFIX
 from tests.docker.compose_world import HOST, POSTGRES, ComposeWorld, resolved
 from tests.docker.test_compose import FOLDER
 from tests.support.docker import Engine
+from tests.support.images import BuiltImages
 from tests.support.reach import trying
 from tests.workspaces.hub_world import Browser, until
 
 PARTS = {"tls", "proxy", "hub", "service", "mlflow", "postgres", "node"}
-NEEDED = ("elara/hub:0.1.0", "elara/gpu-node:0.1.0", "elara/pytorch:0.1.0")
-pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
-def site(docker_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeWorld]:
-    missing = [image for image in NEEDED if not docker_engine.has_image(image)]
-    assert not missing, f"{', '.join(missing)} are missing: make them with `elara images build`."
+def site(
+    docker_engine: Engine, built_images: BuiltImages, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ComposeWorld]:
     if not docker_engine.has_image(POSTGRES):
         base = f"BASE_IMAGE={docker_engine.base_image()}"
         docker_engine.run(
