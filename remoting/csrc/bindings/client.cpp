@@ -57,7 +57,8 @@ struct ServerStats {
 };
 
 ServerStats server_stats(int ordinal) {
-  Session& session = session_at(checked_ordinal(ordinal));
+  const auto held = session_at(checked_ordinal(ordinal));
+  Session& session = *held;
   const std::string reply =
       session.request([](elara::wire::Writer& out) { out.end(out.begin(elara::wire::MessageType::kStats)); });
   return parse_reply(session, reply, [](elara::wire::Reader& reader) {
@@ -88,7 +89,8 @@ py::dict server_stats_dict(int ordinal) {
 }
 
 py::dict client_counters(int ordinal) {
-  Session& session = session_at(checked_ordinal(ordinal));
+  const auto held = session_at(checked_ordinal(ordinal));
+  Session& session = *held;
   py::dict out;
   out["live"] = session.memory.live.load();
   out["peak"] = session.memory.peak.load();
@@ -107,7 +109,8 @@ py::dict client_counters(int ordinal) {
 }
 
 void reset_peak(int ordinal) {
-  Session& session = session_at(checked_ordinal(ordinal));
+  const auto held = session_at(checked_ordinal(ordinal));
+  Session& session = *held;
   session.memory.peak.store(session.memory.live.load());
   session.send([](elara::wire::Writer& out) { out.end(out.begin(elara::wire::MessageType::kResetPeak)); });
 }
@@ -140,8 +143,8 @@ PYBIND11_MODULE(_client, m) {
   m.def("attachment", &attachment_facts);
   m.def("device_facts", &device_facts);
   m.def("connect", [](int ordinal) { session_at(checked_ordinal(ordinal)); }, release());
-  m.def("synchronize", [](int ordinal) { session_at(checked_ordinal(ordinal)).synchronize(); }, release());
-  m.def("flush", [](int ordinal) { session_at(checked_ordinal(ordinal)).flush(); }, release());
+  m.def("synchronize", [](int ordinal) { session_at(checked_ordinal(ordinal))->synchronize(); }, release());
+  m.def("flush", [](int ordinal) { session_at(checked_ordinal(ordinal))->flush(); }, release());
   m.def(
       "leave",
       [] {
@@ -153,6 +156,7 @@ PYBIND11_MODULE(_client, m) {
       release());
   m.def("server_stats", &server_stats_dict);
   m.def("counters", &client_counters);
+  m.def("sessions", &Session::count);
   m.def("reset_peak", &reset_peak, release());
   m.def("forward_context", &forward_context, release());
   m.def("set_template_bound", &TemplateCache::set_bound);

@@ -8,6 +8,7 @@
 #include <array>
 #include <atomic>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "client/transport/flusher.h"
@@ -20,10 +21,11 @@ namespace {
 constexpr int64_t kPollNanoseconds = 50'000'000;
 
 struct Table {
-  std::mutex mutex;  // guards what follows, except the atomics
+  std::mutex mutex;  // guards what follows, except the atomics and the sessions
   std::unique_ptr<AttachmentFile> file;
   std::shared_ptr<const Attachment> attachment = std::make_shared<Attachment>();
-  std::array<std::atomic<Session*>, kMostDevices> sessions{};
+  std::mutex sessions_mutex;  // held for no longer than it takes to copy or exchange a pointer
+  std::array<std::shared_ptr<Session>, kMostDevices> sessions{};
   std::atomic<int> count{0};
   std::atomic<int64_t> next_poll{0};
   int guards = 8;
@@ -64,11 +66,17 @@ void adopt(Table& t, std::shared_ptr<const Attachment> next) {
                             t.attachment->devices.size() == next->devices.size();
   if (!same_devices) {
     const std::string sentence = ended_sentence(*next);
-    for (auto& slot : t.sessions) {
-      if (Session* old = slot.exchange(nullptr)) old->retire(sentence);
-    }
     const int count = std::min<int>(static_cast<int>(next->devices.size()), t.guards);
-    for (int i = 0; i < count; ++i) t.sessions[static_cast<size_t>(i)].store(new Session(next, i));
+    std::array<std::shared_ptr<Session>, kMostDevices> sessions;
+    for (int i = 0; i < count; ++i) sessions[static_cast<size_t>(i)] = Session::make(next, i);
+    {
+      std::lock_guard lock(t.sessions_mutex);
+      t.sessions.swap(sessions);
+    }
+    // Between the exchange and this an operator may still reach the old session, as it might have a moment earlier.
+    for (const auto& old : sessions) {
+      if (old) old->retire(sentence);
+    }
     t.count.store(count);
   }
   t.attachment = std::move(next);
@@ -76,9 +84,18 @@ void adopt(Table& t, std::shared_ptr<const Attachment> next) {
 
 void forked_child() {
   g_forked.store(true);
-  for (auto& slot : table().sessions) {
-    if (Session* session = slot.load()) session->forget_after_fork();
+  // Without the lock, which another thread may have held.
+  for (const auto& session : table().sessions) {
+    if (session) session->forget_after_fork();
   }
+}
+
+// Null when there is none.
+std::shared_ptr<Session> slot_at(int ordinal) {
+  Table& t = table();
+  if (ordinal < 0 || ordinal >= kMostDevices) return nullptr;
+  std::lock_guard lock(t.sessions_mutex);
+  return t.sessions[static_cast<size_t>(ordinal)];
 }
 
 [[noreturn]] void raise_no_device(const Attachment& now) {
@@ -132,22 +149,18 @@ std::shared_ptr<const Attachment> current_attachment() {
 int current_device() { return t_current_device; }
 void set_current_device(int ordinal) { t_current_device = ordinal; }
 
-Session& session_at(int ordinal) {
-  poll_attachment();
-  Table& t = table();
-  if (ordinal >= 0 && ordinal < kMostDevices) {
-    if (Session* session = t.sessions[static_cast<size_t>(ordinal)].load(std::memory_order_acquire)) {
-      session->require();
-      return *session;
-    }
-  }
+std::shared_ptr<Session> session_at(int ordinal) {
   if (is_forked()) raise_forked();
-  refresh_attachment();
-  checked_ordinal(ordinal);
-  Session* session = t.sessions[static_cast<size_t>(ordinal)].load();
-  TORCH_CHECK(session != nullptr, "CUDA error: invalid device ordinal");
+  poll_attachment();
+  std::shared_ptr<Session> session = slot_at(ordinal);
+  if (!session) [[unlikely]] {
+    refresh_attachment();
+    checked_ordinal(ordinal);
+    session = slot_at(ordinal);
+    TORCH_CHECK(session != nullptr, "CUDA error: invalid device ordinal");
+  }
   session->require();
-  return *session;
+  return session;
 }
 
 int checked_ordinal(int ordinal) {
@@ -165,9 +178,9 @@ int checked_ordinal(int ordinal) {
 }
 
 void visit_open_sessions(const std::function<void(Session&)>& visit) {
-  for (auto& slot : table().sessions) {
-    Session* session = slot.load();
-    if (session != nullptr && session->is_open()) visit(*session);
+  for (int i = 0; i < kMostDevices && !is_forked(); ++i) {
+    const std::shared_ptr<Session> session = slot_at(i);
+    if (session && session->is_open()) visit(*session);
   }
 }
 

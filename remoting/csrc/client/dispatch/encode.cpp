@@ -59,7 +59,7 @@ class Encoder {
                                 ": tensors of layout ", impl->layout(),
                                 " are not supported on an attached GPU; use a dense tensor");
     const Place place = place_of(tensor);
-    Session* session = place.record->session;
+    const std::shared_ptr<Session>& session = place.record->session;
     if (call_.session == nullptr) {
       call_.session = session;
     } else if (call_.session != session) [[unlikely]] {
@@ -190,7 +190,7 @@ class Encoder {
       const auto generator = value.toGenerator();
       TORCH_CHECK(generator.device().is_cuda(), "Expected a 'cuda' device type for generator but found '",
                   generator.device().type(), "'");
-      if (call_.session == nullptr) call_.session = &session_at(generator.device().index());
+      if (call_.session == nullptr) call_.session = session_at(generator.device().index());
       variables_.patch(generators_[next++], generator_id(generator, *call_.session));
     }
   }
@@ -222,6 +222,9 @@ CallScratch::CallScratch() {
   call_ = t_scratch.calls[t_scratch.depth++].get();
 }
 
-CallScratch::~CallScratch() { --t_scratch.depth; }
+CallScratch::~CallScratch() {
+  call_->session.reset();
+  --t_scratch.depth;
+}
 
 }  // namespace elara::client

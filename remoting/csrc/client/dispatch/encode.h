@@ -3,6 +3,8 @@
 
 #include <ATen/core/ivalue.h>
 
+#include <memory>
+
 #include "client/dispatch/operator.h"
 #include "wire/codec.h"
 
@@ -11,8 +13,8 @@ namespace elara::client {
 struct Call {
   wire::Writer key;
   wire::Writer variables;
-  Session* session = nullptr;  // of the tensors, or null
-  int device_argument = -1;    // the ordinal that a device argument names, or -1
+  std::shared_ptr<Session> session;  // of the tensors, or null
+  int device_argument = -1;          // the ordinal that a device argument names, or -1
 };
 
 // Fills `call`. Raises: tensors of different devices, of an ended attachment, or of a kind that no device takes.

@@ -87,11 +87,6 @@ bool prepare_indices(const Operator& op, torch::jit::Stack& stack) {
   return mask && op.waits_on_mask;
 }
 
-Session& session_of(const Call& call) {
-  if (call.session != nullptr) return *call.session;
-  return session_at(call.device_argument >= 0 ? call.device_argument : current_device());
-}
-
 // Runs the call now and learns from the server what it returns. Null when that cannot stand for later calls.
 std::shared_ptr<const Template> run_taught(Operator& op, torch::jit::Stack& stack, Call& call, Session& session,
                                            bool remember) {
@@ -137,7 +132,8 @@ void execute(Operator& op, torch::jit::Stack& stack) {
   const bool must_wait = prepare_indices(op, stack) || op.always_waits;
   CallScratch call;
   encode_call(op, torch::jit::last(stack, op.arguments), *call);
-  Session& session = session_of(*call);
+  if (!call->session) call->session = session_at(call->device_argument >= 0 ? call->device_argument : current_device());
+  Session& session = *call->session;
   session.require();
 
   if (must_wait) {

@@ -3,7 +3,6 @@
 #include <ATen/Context.h>
 
 #include <array>
-#include <map>
 #include <mutex>
 
 #include "client/attach/devices.h"
@@ -40,15 +39,11 @@ constexpr std::array<Flag, 14> kFlags = {{
      [](const at::Context& c) -> int64_t { return static_cast<int64_t>(c.linalgPreferredBackend()); }},
 }};
 
-using Told = std::array<int64_t, kFlags.size()>;
-
 std::mutex g_mutex;
-std::map<const Session*, Told> g_told;
 
 void tell(Session& session) {
   std::lock_guard lock(g_mutex);
-  auto [entry, is_new] = g_told.try_emplace(&session);
-  if (is_new) entry->second.fill(-1);
+  session.told_flags.resize(kFlags.size(), -1);
   for (size_t i = 0; i < kFlags.size(); ++i) {
     int64_t now = 0;
     try {
@@ -57,8 +52,8 @@ void tell(Session& session) {
       // PyTorch refuses to answer when its old and its new way of setting a precision were mixed.
       continue;
     }
-    if (entry->second[i] == now) continue;
-    entry->second[i] = now;
+    if (session.told_flags[i] == now) continue;
+    session.told_flags[i] = now;
     session.send([&](wire::Writer& out) {
       const size_t place = out.begin(wire::MessageType::kContext);
       out.str(kFlags[i].key);

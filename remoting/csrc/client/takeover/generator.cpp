@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -26,9 +27,11 @@ class RemoteGenerator final : public c10::GeneratorImpl {
                       c10::DispatchKeySet(c10::DispatchKey::CUDA)),
         id_(id) {}
   ~RemoteGenerator() override {
-    if (id_ == 0 || known_to_ == nullptr || is_forked() || !known_to_->is_open()) return;
+    if (id_ == 0 || is_forked()) return;
+    const auto session = open_session();
+    if (!session) return;
     try {
-      known_to_->send([&](wire::Writer& out) {
+      session->send([&](wire::Writer& out) {
         const size_t place = out.begin(wire::MessageType::kGeneratorFree);
         out.put(id_);
         out.end(place);
@@ -45,7 +48,7 @@ class RemoteGenerator final : public c10::GeneratorImpl {
     seed_ = seed;
     state_.clear();
     // Not yet used anywhere: the seed goes out when a session first needs it, so that manual_seed() connects nowhere.
-    if (known_to_ != nullptr && known_to_->is_open()) send_to(*known_to_);
+    if (const auto session = open_session()) send_to(*session);
   }
   uint64_t current_seed() const override { return seed_; }
   uint64_t seed() override {
@@ -63,13 +66,13 @@ class RemoteGenerator final : public c10::GeneratorImpl {
         "RNG state must be a torch.ByteTensor");
     std::lock_guard lock(state_mutex_);
     state_.assign(static_cast<const char*>(state.data()), static_cast<size_t>(state.numel()));
-    if (known_to_ != nullptr && known_to_->is_open()) send_to(*known_to_);
+    if (const auto session = open_session()) send_to(*session);
   }
   c10::intrusive_ptr<c10::TensorImpl> get_state() const override {
     auto* self = const_cast<RemoteGenerator*>(this);
-    Session& session = session_at(device().index());
-    const uint64_t id = self->id_on(session);
-    const std::string bytes = session.request([&](wire::Writer& out) {
+    const auto session = session_at(device().index());
+    const uint64_t id = self->id_on(*session);
+    const std::string bytes = session->request([&](wire::Writer& out) {
       const size_t place = out.begin(wire::MessageType::kGeneratorGet);
       out.put(id);
       out.end(place);
@@ -81,14 +84,19 @@ class RemoteGenerator final : public c10::GeneratorImpl {
 
   uint64_t id_on(Session& session) {
     std::lock_guard lock(state_mutex_);
-    if (known_to_ != &session) {
-      known_to_ = &session;
+    if (known_to_.lock().get() != &session) {
+      known_to_ = session.weak_from_this();
       send_to(session);
     }
     return id_;
   }
 
  private:
+  // The session that knows this generator, if it is still of use.
+  std::shared_ptr<Session> open_session() const {
+    auto session = known_to_.lock();
+    return session && session->is_open() ? session : nullptr;
+  }
   // Sends what this generator's numbers start from; the lock is held.
   void send_to(Session& session) {
     session.send([&](wire::Writer& out) {
@@ -107,7 +115,7 @@ class RemoteGenerator final : public c10::GeneratorImpl {
   RemoteGenerator* clone_impl() const override {
     auto* copy = new RemoteGenerator(device().index(), g_next_generator++);
     copy->seed_ = seed_;
-    if (known_to_ != nullptr && known_to_->is_open()) {
+    if (open_session()) {
       const auto state = get_state();
       copy->state_.assign(static_cast<const char*>(state->data()), static_cast<size_t>(state->numel()));
     } else {
@@ -120,7 +128,7 @@ class RemoteGenerator final : public c10::GeneratorImpl {
   std::mutex state_mutex_;
   uint64_t seed_ = c10::default_rng_seed_val;
   std::string state_;  // as last set by the user; drawing has moved the server's on since
-  Session* known_to_ = nullptr;
+  std::weak_ptr<Session> known_to_;
 };
 
 RemoteGenerator& remote(const at::Generator& generator) {

@@ -6,6 +6,7 @@
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <memory>
 
 #include "client/attach/devices.h"
 #include "client/transport/reply.h"
@@ -27,7 +28,7 @@ int ordinal_of(const c10::Device& device) { return device.has_index() ? device.i
 
 struct Event {
   uint64_t id = 0;
-  Session* session = nullptr;
+  std::shared_ptr<Session> session;
 };
 
 void put_event_message(wire::Writer& out, wire::MessageType type, uint64_t event, c10::StreamId stream) {
@@ -73,20 +74,20 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
   }
   void* getStreamNativeHandle(const c10::Stream) const override { return nullptr; }
   bool queryStream(const c10::Stream& stream) const override {
-    session_at(stream.device_index()).synchronize();
+    session_at(stream.device_index())->synchronize();
     return true;
   }
-  void synchronizeStream(const c10::Stream& stream) const override { session_at(stream.device_index()).synchronize(); }
+  void synchronizeStream(const c10::Stream& stream) const override { session_at(stream.device_index())->synchronize(); }
   void synchronizeDevice(const c10::DeviceIndex index) const override {
-    session_at(index < 0 ? current_device() : index).synchronize();
+    session_at(index < 0 ? current_device() : index)->synchronize();
   }
 
   void record(void** handle, const c10::Stream& stream, const c10::DeviceIndex, const c10::EventFlag) const override {
-    Session& session = session_at(stream.device_index());
+    auto session = session_at(stream.device_index());
     auto* event = static_cast<Event*>(*handle);
     if (event == nullptr) *handle = event = new Event{g_next_event++, nullptr};
-    event->session = &session;
-    session.send(
+    event->session = std::move(session);
+    event->session->send(
         [&](wire::Writer& out) { put_event_message(out, wire::MessageType::kEventRecord, event->id, stream.id()); });
   }
   void block(void* handle, const c10::Stream& stream) const override {

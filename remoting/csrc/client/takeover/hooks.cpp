@@ -53,7 +53,7 @@ class Hooks final : public at::CUDAHooksInterface {
     return before;
   }
   c10::DeviceIndex maybeExchangeDevice(c10::DeviceIndex index) const override { return exchangeDevice(index); }
-  void deviceSynchronize(c10::DeviceIndex index) const override { session_at(checked_ordinal(index)).synchronize(); }
+  void deviceSynchronize(c10::DeviceIndex index) const override { session_at(checked_ordinal(index))->synchronize(); }
 
   // Which of the two a GPU's PyTorch prefers may be asked for; one without it keeps to what it has.
   bool hasCuSOLVER() const override { return true; }

@@ -33,13 +33,15 @@ class RecordPool {
     }
     record->bytes = bytes;
     record->id = id;
-    record->session = &session;
+    record->session = session.shared_from_this();
     return record;
   }
 
   void give_back(StorageRecord* record) noexcept {
+    // Perhaps the last one to hold it; what that frees is freed without the lock.
+    std::shared_ptr<Session> session;
     std::lock_guard lock(mutex_);
-    record->session = nullptr;
+    session.swap(record->session);
     free_[class_of(record->capacity)].push_back(record);
   }
 
@@ -135,10 +137,10 @@ class DeviceAllocator final : public c10::Allocator {
   explicit DeviceAllocator(int ordinal) : ordinal_(ordinal) {}
 
   c10::DataPtr allocate(size_t bytes) override {
-    Session& session = session_at(ordinal_ < 0 ? current_device() : ordinal_);
-    session.reserve(bytes);
-    const uint64_t id = session.take_storages(1);
-    session.send([&](wire::Writer& out) {
+    const auto session = session_at(ordinal_ < 0 ? current_device() : ordinal_);
+    session->reserve(bytes);
+    const uint64_t id = session->take_storages(1);
+    session->send([&](wire::Writer& out) {
       const size_t place = out.begin(wire::MessageType::kAlloc);
       out.put(id);
       out.put<uint64_t>(bytes);
@@ -146,8 +148,8 @@ class DeviceAllocator final : public c10::Allocator {
     });
     // Other sessions share the lease's cap, so only the server knows whether a large block fits. A round trip is
     // nothing beside it, and the error is raised where the allocation stands.
-    if (bytes >= kConfirmedBytes) session.synchronize();
-    return adopt_storage(session, id, bytes);
+    if (bytes >= kConfirmedBytes) session->synchronize();
+    return adopt_storage(*session, id, bytes);
   }
   c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
   void copy_data(void*, const void*, std::size_t) const override {

@@ -7,6 +7,7 @@
 #include <c10/core/StorageImpl.h>
 
 #include <cstdint>
+#include <memory>
 
 namespace elara::client {
 
@@ -17,7 +18,7 @@ struct StorageRecord {
   size_t capacity = 0;  // bytes of address space
   size_t bytes = 0;
   uint64_t id = 0;
-  Session* session = nullptr;  // null while the record is unused
+  std::shared_ptr<Session> session;  // null while the record is unused
 };
 
 // Where a tensor's data is: the storage, and the tensor's distance from its beginning in bytes. Also for tensors that

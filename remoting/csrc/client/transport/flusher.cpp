@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "client/attach/devices.h"
@@ -28,24 +29,24 @@ constexpr auto kFarewell = 500ms;
 struct Flusher {
   std::mutex mutex;
   std::condition_variable wake;
-  std::vector<Session*> sessions;
+  std::vector<std::shared_ptr<Session>> sessions;
   std::atomic<bool> asleep{false};
   bool started = false;
 
   bool tick() {
-    std::vector<Session*> open;
-    std::vector<Session*> ended;
+    std::vector<std::shared_ptr<Session>> open;
+    std::vector<std::shared_ptr<Session>> ended;
     {
       std::lock_guard lock(mutex);
-      const auto dead = std::partition(sessions.begin(), sessions.end(), [](Session* s) { return !s->is_dead(); });
+      const auto dead = std::partition(sessions.begin(), sessions.end(), [](const auto& s) { return !s->is_dead(); });
       ended.assign(dead, sessions.end());
       sessions.erase(dead, sessions.end());
       open = sessions;
     }
     // Without the lock: others want to open sessions meanwhile.
-    for (Session* session : ended) session->leave(kFarewell);
+    for (const auto& session : ended) session->leave(kFarewell);
     bool busy = false;
-    for (Session* session : open) busy |= session->flush_if_idle();
+    for (const auto& session : open) busy |= session->flush_if_idle();
     return busy;
   }
 
@@ -77,10 +78,10 @@ Flusher& flusher() {
 
 }  // namespace
 
-void watch_session(Session* session) {
+void watch_session(std::shared_ptr<Session> session) {
   Flusher& f = flusher();
   std::lock_guard lock(f.mutex);
-  f.sessions.push_back(session);
+  f.sessions.push_back(std::move(session));
   if (!f.started) {
     f.started = true;
     std::thread([&f] { f.run(); }).detach();

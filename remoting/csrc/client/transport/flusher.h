@@ -2,11 +2,14 @@
 // nothing else would.
 #pragma once
 
+#include <memory>
+
 namespace elara::client {
 
 class Session;
 
-void watch_session(Session* session);
+// Until it is dead and has taken leave of its server.
+void watch_session(std::shared_ptr<Session> session);
 // A buffer has become non-empty.
 void wake_flusher() noexcept;
 

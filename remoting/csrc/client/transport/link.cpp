@@ -136,7 +136,7 @@ void Link::close() {
   // An orderly end of the stream: without it a reader over TLS could not tell this from a cut.
   if (channel_->stream()) channel_->stream()->shutdown();
   descriptor_.store(-1);
-  // The object stays (a tensor may ask the session why it ended), what it needed does not.
+  // The object may stay for long (a tensor may ask the session why it ended), what it needed does not.
   channel_.reset();
   // An assignment of {} would keep the memory.
   std::deque<std::shared_ptr<Answer>>().swap(answers_);

@@ -42,6 +42,7 @@ class Link {
     Reconnect reconnect;
     std::function<void(const std::string&)> lost;  // with the reason, for good; must not wait for the link's lock
     std::function<bool()> dead;
+    std::weak_ptr<void> self;  // what the link is a part of: held while a thread of the link's own runs
     std::string secret;
   };
 

@@ -3,12 +3,9 @@
 
 #include <algorithm>
 #include <array>
-#include <functional>
-#include <map>
 #include <mutex>
 #include <string>
 #include <string_view>
-#include <utility>
 
 #include "client/transport/connect.h"
 #include "client/transport/session.h"
@@ -17,15 +14,10 @@ namespace elara::client {
 
 namespace {
 
-struct Pairs {
-  std::mutex mutex;
-  // By the smaller address first; sessions live for ever, so addresses stay what they are.
-  std::map<std::pair<const Session*, const Session*>, bool> connected;
-};
-
-Pairs& pairs() {
-  static auto* instance = new Pairs;
-  return *instance;
+// Two threads may ask for the same pair at once, and a pair is connected once.
+std::mutex& pairs() {
+  static auto* mutex = new std::mutex;
+  return *mutex;
 }
 
 void put_introduction(wire::Writer& out, int ordinal, const std::array<char, wire::kTokenBytes>& token,
@@ -41,17 +33,16 @@ void put_introduction(wire::Writer& out, int ordinal, const std::array<char, wir
 
 bool Session::reaches(Session& other) {
   if (attachment_ != other.attachment_ || &other == this) return false;
-  const std::pair<const Session*, const Session*> key(std::min<const Session*>(this, &other, std::less<>()),
-                                                      std::max<const Session*>(this, &other, std::less<>()));
-  Pairs& known = pairs();
-  std::lock_guard lock(known.mutex);
-  const auto found = known.connected.find(key);
-  if (found != known.connected.end()) return found->second;
+  auto& known = (ordinal_ < other.ordinal_ ? this : &other)->reached_;
+  const int key = std::max(ordinal_, other.ordinal_);
+  std::lock_guard lock(pairs());
+  const auto found = known.find(key);
+  if (found != known.end()) return found->second;
   if (on_one_node(device(), other.device())) {
-    return known.connected[key] = connect_peers(*attachment_, device(), other.device());
+    return known[key] = connect_peers(*attachment_, device(), other.device());
   }
   // Between nodes either may be the one that reaches the other.
-  return known.connected[key] = meet(*this, other) || meet(other, *this);
+  return known[key] = meet(*this, other) || meet(other, *this);
 }
 
 bool Session::meet(Session& caller, Session& called) {

@@ -34,8 +34,7 @@ void Link::connection_changed() {
     return;
   }
   reconnecting_ = true;
-  // Sessions live for ever, and so does their link.
-  std::thread([this, lost_at = channel_->lost_at()] { reconnect(lost_at); }).detach();
+  std::thread([this, self = owner_.self.lock(), lost_at = channel_->lost_at()] { reconnect(lost_at); }).detach();
 }
 
 void Link::reconnect(steady_clock::time_point lost_at) {

@@ -32,10 +32,25 @@ constexpr uint64_t kUploadPiece = 1u << 20;
 constexpr size_t kMostUnsent = 2u << 20;
 constexpr std::chrono::milliseconds kOpeningTime{20'000};
 
+std::atomic<int64_t> g_sessions{0};
+
 }  // namespace
 
 Session::Session(std::shared_ptr<const Attachment> attachment, int ordinal)
-    : attachment_(std::move(attachment)), ordinal_(ordinal) {}
+    : attachment_(std::move(attachment)), ordinal_(ordinal) {
+  g_sessions.fetch_add(1, std::memory_order_relaxed);
+}
+
+Session::~Session() { g_sessions.fetch_sub(1, std::memory_order_relaxed); }
+
+std::shared_ptr<Session> Session::make(std::shared_ptr<const Attachment> attachment, int ordinal) {
+  // In a forked child nothing is freed: a thread that the child does not have may be using it.
+  return {new Session(std::move(attachment), ordinal), [](Session* session) {
+            if (!is_forked()) delete session;
+          }};
+}
+
+int64_t Session::count() { return g_sessions.load(std::memory_order_relaxed); }
 
 std::string Session::name() const { return "cuda:" + std::to_string(ordinal_) + " (" + device().model + ")"; }
 
@@ -64,7 +79,7 @@ void Session::open() {
     // The attachment may have ended meanwhile.
     if (state_ != State::kDead) state_.store(State::kOpen, std::memory_order_release);
   }
-  watch_session(this);
+  watch_session(shared_from_this());
   if (is_open()) on_session_opened(*this);
 }
 
@@ -93,6 +108,7 @@ void Session::say_hello() {
   };
   owner.lost = [this](const std::string& reason) { retire(lost_sentence(reason)); };
   owner.dead = [this] { return is_dead(); };
+  owner.self = weak_from_this();
   owner.secret.assign(device().secret.begin(), device().secret.end());
   Link::Lock lock(link_.mutex());
   window_ = transport_settings().replay_bytes;

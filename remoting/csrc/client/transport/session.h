@@ -1,12 +1,15 @@
 // One client process on one device of an attachment: the command stream to the session's device server.
 //
 // Operators are appended to a buffer and sent without waiting; only requests wait, each for its own reply, in order.
-// Objects live for ever (a tensor of an ended attachment still points at its session, which then explains itself).
+// Whatever may still use one holds it: the device table while its attachment lasts, each tensor and event on it (a
+// tensor of an ended attachment asks its session why), the flusher until it has taken leave of the server, a call under
+// way.
 #pragma once
 
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -37,9 +40,13 @@ struct TrafficCounters {
   uint64_t bytes_sent = 0;
 };
 
-class Session {
+class Session : public std::enable_shared_from_this<Session> {
  public:
-  Session(std::shared_ptr<const Attachment> attachment, int ordinal);
+  static std::shared_ptr<Session> make(std::shared_ptr<const Attachment> attachment, int ordinal);
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+  // How many there are in this process.
+  static int64_t count();
 
   int ordinal() const { return ordinal_; }
   uint64_t epoch() const { return attachment_->epoch; }
@@ -128,8 +135,12 @@ class Session {
 
   MemoryCounters memory;
   TrafficCounters traffic;
+  std::vector<int64_t> told_flags;  // takeover/context.cpp's, under its lock
 
  private:
+  Session(std::shared_ptr<const Attachment> attachment, int ordinal);
+  ~Session();
+
   // Has `caller`'s node connect two sessions on different nodes, and tells their servers how to know each other.
   static bool meet(Session& caller, Session& called);
 
@@ -184,6 +195,7 @@ class Session {
   std::vector<bool> operators_;
   std::vector<bool> templates_;
   std::atomic<uint64_t> next_storage_{1};
+  std::map<int, bool> reached_;  // by the ordinal of a later device of the attachment; peers.cpp's, under its lock
 };
 
 }  // namespace elara::client
