@@ -125,15 +125,26 @@ class Agent:
             await asyncio.sleep(JOURNAL_SECONDS)
 
     async def _tell_ready(self) -> None:
-        """Write the `ready` file once the service has welcomed the node and a device server is warm."""
+        """Write the `ready` file once the service has welcomed the node and a device server is warm.
+
+        A disk that is full at that moment costs the file, and not the node.
+        """
         await self.channel.welcomed.wait()
         while True:
             with suppress(ServerStartError):
                 await self.node.wait_warm()
                 break
             await asyncio.sleep(1.0)
-        write_private(self._ready_file, f"{os.getpid()}\n")
         log.info("ready: %d device(s)", len(self.node.devices()))
+        told = False
+        while True:
+            try:
+                return write_private(self._ready_file, f"{os.getpid()}\n")
+            except OSError as error:
+                if not told:
+                    log.warning("the file %s cannot be written (tried again until it can): %s", self._ready_file, error)
+                told = True
+            await asyncio.sleep(1.0)
 
 
 def _identity(options: AgentOptions) -> identities.Identity:

@@ -17,6 +17,8 @@ from elara_remoting.service_client import is_this_machine
 
 _FILE = "identity.json"
 _KEY_FILE = "new-key.pem"
+_ROOM_FILE, _ROOM = "room", 16 << 10
+"""What is written and removed to see whether an identity would find room."""
 
 
 class IdentityError(RuntimeError):
@@ -78,9 +80,18 @@ def join(state: Path, api_url: str, token: str, name: str) -> Identity:
     """Spend a one-time token for an identity and keep it.
 
     Raises:
-        IdentityError: the service cannot be reached, or does not accept the token.
+        IdentityError: the folder cannot be written, the service cannot be reached, or does not accept the token.
     """
-    key_pem = _key_of_this_try(state)
+    try:
+        key_pem = _key_of_this_try(state)
+        # Before the token is spent: one that was spent for an identity that could not be kept is lost.
+        write_private(state / _ROOM_FILE, " " * _ROOM)
+        (state / _ROOM_FILE).unlink()
+    except OSError as error:
+        raise IdentityError(
+            f"The folder {state} cannot be written: {error.strerror}. Make room there, then start again with the same "
+            "join token."
+        ) from error
     body = {"token": token, "name": name, "public_key_pem": public_key_pem(key_pem)}
     try:
         response = httpx.post(f"{api_url}/nodes/join", json=body, timeout=20.0, trust_env=not is_this_machine(api_url))
@@ -108,7 +119,13 @@ def join(state: Path, api_url: str, token: str, name: str) -> Identity:
         "ca_pem": identity.ca_pem,
         "key_pem": key_pem,
     }
-    write_private(state / _FILE, json.dumps(kept))
+    try:
+        write_private(state / _FILE, json.dumps(kept))
+    except OSError as error:
+        raise IdentityError(
+            f"The service let this node join, but its identity cannot be kept in {state}: {error.strerror}. Make room "
+            "there, and start again with a new join token."
+        ) from error
     (state / _KEY_FILE).unlink(missing_ok=True)
     return identity
 

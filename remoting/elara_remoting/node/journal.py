@@ -21,6 +21,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._written: str | None = None
+        self._failing = False
 
     def former_leases(self) -> list[Confirm]:
         """The leases that ran when the agent's former life ended: they ended with it, with the usage last written."""
@@ -45,5 +46,8 @@ class Journal:
         try:
             write_private(self._path, text)
             self._written = text
+            self._failing = False
         except OSError as error:
-            log.warning("the journal cannot be written: %s", error)
+            if not self._failing:  # once: this is tried every few seconds
+                log.warning("the journal cannot be written (tried again until it can): %s", error)
+            self._failing = True

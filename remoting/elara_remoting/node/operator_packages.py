@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-import sys
 from typing import Any
+
+from elara_remoting.node.process import complain
 
 VARIABLE = "ELARA_OPERATOR_PACKAGES"
 DEFAULT = "torchvision"
@@ -29,7 +30,7 @@ def load() -> list[str]:
         try:
             importlib.import_module(name)
         except Exception as error:  # a package that does not fit must not take the node's devices away
-            print(f"operators of {name} are not offered: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            complain(f"operators of {name} are not offered: {type(error).__name__}: {error}")
     return sorted(_namespaces(torch) - before)
 
 

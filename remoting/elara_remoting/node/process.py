@@ -1,7 +1,7 @@
 """What a process of the node asks of the kernel for itself: to die with its parent, to be someone else, to gain no
 rights and to use no more than its part.
 
-All but `pidfd_of_peer` concern the calling process.
+All but `pidfd_of_peer` and `complain` concern the calling process.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import resource
 import signal
 import socket
 import struct
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -72,6 +74,12 @@ def limit_use(*, memory_bytes: int | None, tasks: int | None) -> None:
         status = Path("/proc/self/status").read_text(encoding="ascii")
         held = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmData:"))
         resource.setrlimit(resource.RLIMIT_DATA, (held + memory_bytes, held + memory_bytes))
+
+
+def complain(text: str) -> None:
+    """A line to standard error. Where that is a file on a full disk, the line is lost and nothing else."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def close_all_but(kept: set[int]) -> None:

@@ -111,7 +111,7 @@ def _serve_requests(channel: socket.socket, serve: Callable[..., str], torch: Mo
             os.waitpid(middle, 0)
         except OSError as error:
             # The agent sees the control socket close without a word, and refuses the session.
-            print(f"zygote: no process could be started: {error}", file=sys.stderr, flush=True)
+            process.complain(f"zygote: no process could be started: {error}")
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
