@@ -2,7 +2,8 @@
 
     python -m benchmarks.soak --operators 1000000 --cycles 10000
 
-Prints resident memory of client, device server and node agent after a tenth of the work and at its end, as JSON.
+Prints resident memory of client, device server, zygote and node agent after a tenth of the work and at its end (JSON).
+Over attachments the device server has no figure: each lease has processes of its own, forked from the zygote.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ def cycle(_):
     torch.cuda.device_count()  # operators look for another attachment 20 times a second only
     value = torch.ones(256, device="cuda")
     return (value + 1).sum().item()
+
+def sessions(_):
+    return _client.sessions()
 
 from elara_remoting import _client
 for line in sys.stdin:
@@ -119,7 +123,9 @@ async def soak(operators: int, cycles: int) -> dict[str, Any]:
                 if number in (cycles // 10, cycles):
                     figures[f"cycles_{'late' if number == cycles else 'early'}"] = {
                         "client": resident(client.pid),
+                        "sessions": await client.do("sessions", 0),
                         "agent": resident(os.getpid()),
+                        "zygote": resident(node.servers.zygote_pid or 0),
                         "agent_files": len(os.listdir("/proc/self/fd")),
                     }
                 if number < cycles:
