@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,11 @@ from tests.support import docker, images, lanes, postgres
 
 # For another environment than this one, with a stock build of PyTorch: `make conformance TORCH=...` runs them there.
 collect_ignore = ["remoting/stock"]
+
+# A shell without job control starts its background jobs with SIGINT ignored, and so would be every process that is started
+# from here: nothing could be interrupted, and what tests Ctrl-C would wait for it in vain.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _left_out = pytest.StashKey[dict[str, int]]()
 
