@@ -55,12 +55,15 @@ void register_forwarded() {
   Quiet quiet;
   c10::WarningUtils::WarningHandlerGuard silence(&quiet);
   auto& dispatcher = c10::Dispatcher::singleton();
-  for (const auto& listed : ops::forwarded()) {
-    const auto op = dispatcher.findSchema({listed.name, listed.overload});
-    if (!op) continue;
-    std::string name(listed.name + sizeof("aten::") - 1);
-    if (*listed.overload != '\0') name += std::string(".") + listed.overload;
-    library->impl(name.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::make_unique<ForwardingKernel>(*op)));
+  // The device server refuses those of the second list, in words.
+  for (const auto list : {ops::forwarded(), ops::refused()}) {
+    for (const auto& listed : list) {
+      const auto op = dispatcher.findSchema({listed.name, listed.overload});
+      if (!op) continue;
+      std::string name(listed.name + sizeof("aten::") - 1);
+      if (*listed.overload != '\0') name += std::string(".") + listed.overload;
+      library->impl(name.c_str(), torch::CppFunction::makeFromBoxedFunctor(std::make_unique<ForwardingKernel>(*op)));
+    }
   }
 }
 

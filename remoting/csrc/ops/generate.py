@@ -1,14 +1,16 @@
 """Writes the operator lists that client and device server are built with.
 
-From the schemas that torchgen packages with the installed torch come three lists and a digest, as C++ include files:
+From the schemas that torchgen packages with the installed torch come four lists and a digest, as C++ include files:
 
 * ``forwarded_ops.inc``: operators for which the client registers a kernel that forwards the call as a whole. A backend
   fallback alone would not do: composite registrations outrank it, and one call would fall apart into many.
 * ``allowed_ops.inc``: what a device server runs. A superset: the same operators' in-place, functional and ``out=``
   forms and what the client's own kernels need. Nothing on it touches files, processes, pickles, other devices, or
   memory that the session does not own.
-* ``shared_ops.inc``: operators of sparse tensors for which torch has one function for the CPU and CUDA; the client runs
-  it, and what it does to indices and values is forwarded.
+* ``shared_ops.inc``: operators of sparse tensors for which torch has one function for the CPU and CUDA, and those that
+  fall apart; the client runs it, and what it does to indices and values is forwarded.
+* ``refused_ops.inc``: operators for which a CUDA build has a kernel that no device server runs. The client forwards
+  them too, so that the call is refused in words and does not reach the CUDA runtime of the client's machine.
 * ``op_digest.inc``: SHA-256 over both lists and the schemas behind them, compared when a session opens.
 
 ``operators.txt`` beside them is for people: what each operator with a CUDA kernel became, and why when it is skipped.
@@ -204,17 +206,31 @@ def select(operators: list[Operator]) -> tuple[list[str], list[str], list[str]]:
 
 
 def shared(operators: list[Operator]) -> list[tuple[str, str]]:
-    """The names, each with the CPU's key, whose function torch also registers at the key of CUDA's counterpart."""
+    """The names, each with the CPU's key, whose function there serves at the key of CUDA's counterpart too."""
     found = []
     for operator in operators:
         for key in ("SparseCPU", "SparseCsrCPU"):
             function = operator.functions.get(key)
             if function is not None and function == operator.functions.get(key.replace("CPU", "CUDA")):
                 found.append((operator.name, key))
-        convert = operator.name.startswith("_to_sparse") or operator.name == "_embedding_bag_backward"
-        if convert and operator.functions.get("CPU", "") == operator.functions.get("CUDA"):
+        convert = operator.name.startswith("_to_sparse") and operator.functions.get("CPU", "") == (
+            operator.functions.get("CUDA")
+        )
+        if convert or operator.name in LEFT_TO_FALL_APART:
             found.append((operator.name, "CPU"))
     return found
+
+
+def refused(operators: list[Operator], skipped: list[str]) -> list[str]:
+    """Of those that are never forwarded, the names whose kernel in a CUDA build asks the CUDA runtime."""
+    by_name = {operator.name: operator for operator in operators}
+
+    def computes(operator: Operator) -> bool:
+        quantizes = operator.name.startswith(("quantize_per_tensor", "quantize_per_channel"))
+        return quantizes or operator.functions.get("CPU") != operator.functions.get("CUDA")
+
+    # The client answers the question about MIOpen itself.
+    return [name for name in skipped if computes(by_name[name]) and not name.startswith("_use_miopen")]
 
 
 def digest(operators: list[Operator], forwarded: list[str], allowed: list[str]) -> bytes:
@@ -265,6 +281,7 @@ def main() -> None:
     _write_if_changed(folder / "allowed_ops.inc", _lines(allowed))
     rows = "".join(_lines([name]).replace("},", f", DispatchKey::{key}}},") for name, key in shared(operators))
     _write_if_changed(folder / "shared_ops.inc", rows)
+    _write_if_changed(folder / "refused_ops.inc", _lines(refused(operators, skipped)))
     _write_if_changed(folder / "op_digest.inc", ", ".join(f"0x{byte:02x}" for byte in value) + "\n")
     listing = folder / "operators.txt"
     _write_if_changed(listing, report(operators, forwarded, skipped))

@@ -17,6 +17,10 @@ constexpr SharedName kShared[] = {
 #include "shared_ops.inc"
 };
 
+constexpr OperatorName kRefused[] = {
+#include "refused_ops.inc"
+};
+
 constexpr std::array<uint8_t, wire::kDigestBytes> kDigest = {
 #include "op_digest.inc"
 };
@@ -26,6 +30,7 @@ constexpr std::array<uint8_t, wire::kDigestBytes> kDigest = {
 std::span<const OperatorName> forwarded() { return kForwarded; }
 std::span<const OperatorName> allowed() { return kAllowed; }
 std::span<const SharedName> shared() { return kShared; }
+std::span<const OperatorName> refused() { return kRefused; }
 const std::array<uint8_t, wire::kDigestBytes>& digest() { return kDigest; }
 
 }  // namespace elara::ops

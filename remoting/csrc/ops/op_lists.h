@@ -27,8 +27,10 @@ struct SharedName {
 std::span<const OperatorName> forwarded();
 // What a device server runs.
 std::span<const OperatorName> allowed();
-// What torch has one function for, on the CPU as on CUDA devices, and a CPU build registers at `from` only.
+// What the function at `from` serves for, on the CPU as on CUDA devices.
 std::span<const SharedName> shared();
+// What a CUDA build has a kernel for that no device server runs.
+std::span<const OperatorName> refused();
 // SHA-256 over both lists and their schemas.
 ELARA_API const std::array<uint8_t, wire::kDigestBytes>& digest();
 

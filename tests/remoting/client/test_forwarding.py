@@ -151,6 +151,28 @@ def test_adding_nothing_to_chosen_rows_changes_nothing(bench: Bench) -> None:
         rows.sum(2)
 
 
+@pytest.mark.skipif(ON_CUDA, reason="a GPU takes other kernels than the CPU")
+@pytest.mark.parametrize(
+    ("heads", "of_keys", "size", "dtype"),
+    [(4, 4, 8, torch.float64), (4, 4, 5, torch.float32), (4, 4, 8, torch.float32), (4, 2, 8, torch.float32)],
+    ids=["double precision", "odd heads", "groups of one", "groups of two"],
+)
+def test_gradients_of_attention_lie_in_memory_as_natively(
+    bench: Bench, heads: int, of_keys: int, size: int, dtype: torch.dtype
+) -> None:
+    shapes = ((2, heads, 3, size), (2, of_keys, 6, size), (2, of_keys, 6, size))
+    here = [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
+    there = [tensor.detach().cuda().requires_grad_() for tensor in here]
+
+    def gradients(tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        result = nn.functional.scaled_dot_product_attention(*tensors, enable_gqa=True)
+        return torch.autograd.grad(result.square().sum(), tensors)
+
+    for ours, theirs in zip(gradients(here), gradients(there), strict=True):
+        assert theirs.stride() == ours.stride()
+        torch.testing.assert_close(theirs.cpu(), ours)
+
+
 def test_what_is_not_there_is_refused_in_one_sentence(bench: Bench) -> None:
     tensor = torch.ones(2, device="cuda")
     with pytest.raises(RuntimeError, match="CUDA graphs are not supported on an attached GPU"):

@@ -87,7 +87,7 @@ def test_a_whole_run_needs_enough_agreement_and_a_table_without_strangers() -> N
 
 
 def test_every_exception_has_a_reason(tmp_path: Path) -> None:
-    assert verdict.load_exceptions()
+    assert verdict.load_exceptions(*verdict.TABLE.parent.glob(f"{verdict.TABLE.stem}*.yaml"))
     table = tmp_path / "table.yaml"
     for text, sentence in (
         ("- {reason: '', entries: {add: all}}", "add needs a reason"),
@@ -96,3 +96,15 @@ def test_every_exception_has_a_reason(tmp_path: Path) -> None:
         table.write_text(text, encoding="utf-8")
         with pytest.raises(verdict.BadTable, match=sentence):
             verdict.load_exceptions(table)
+
+
+def test_a_version_of_pytorch_may_have_exceptions_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdict, "TABLE", tmp_path / "exceptions.yaml")
+    (tmp_path / "exceptions.yaml").write_text("- {reason: everywhere so, entries: {add: all}}", encoding="utf-8")
+    (tmp_path / "exceptions-torch-9.1.yaml").write_text(
+        "- {reason: new in it, entries: {sub: [bool]}}", encoding="utf-8"
+    )
+    monkeypatch.setattr(verdict, "version", lambda name: "9.1.3+cpu")
+    assert verdict.load_exceptions() == {("add", "all"): "everywhere so", ("sub", "bool"): "new in it"}
+    monkeypatch.setattr(verdict, "version", lambda name: "9.2.0")
+    assert verdict.load_exceptions() == {("add", "all"): "everywhere so"}

@@ -52,7 +52,10 @@ def _views(base: Variant) -> Iterator[Variant]:
             nonlocal changed
             if not isinstance(value, torch.Tensor) or value.layout is not torch.strided or value.is_nested:
                 return value
-            view = change(value.detach())
+            try:
+                view = change(value.detach())
+            except NotImplementedError:  # of some dtypes native CPU computes no conjugate
+                view = None
             changed = changed or view is not None
             return value if view is None else view.requires_grad_(value.requires_grad)
 

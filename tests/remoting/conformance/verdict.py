@@ -1,4 +1,4 @@
-"""Holds the rows against the committed table of exceptions, and writes them down."""
+"""Holds the rows against the committed tables of exceptions, and writes them down."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +17,38 @@ Row = dict[str, Any]
 Exceptions = dict[tuple[str, str], str]
 TABLE = Path(__file__).with_name("exceptions.yaml")
 EVERY = "all"
-REQUIRED_ENTRIES = 690  # of op_db's 702 entries of PyTorch 2.13, one dtype each
+REQUIRED_ENTRIES = 690  # of op_db's 702 entries of PyTorch 2.13, or 703 of 2.14, one dtype each
 REQUIRED_SHARE = 0.99  # of the pairs of entry and dtype that native CPU runs
 
 
 class BadTable(ValueError):
-    """The table of exceptions is not one; the text names the entry."""
+    """A table of exceptions is not one; the text names the entry."""
 
 
-def load_exceptions(path: Path = TABLE) -> Exceptions:
-    """(entry, dtype or "all") -> why it may disagree.
+def tables() -> list[Path]:
+    """The table that holds for every version of PyTorch, and that of the installed minor version where it has one."""
+    minor = ".".join(version("torch").split(".")[:2])
+    own = TABLE.with_name(f"{TABLE.stem}-torch-{minor}.yaml")
+    return [TABLE, own] if own.exists() else [TABLE]
+
+
+def load_exceptions(*paths: Path) -> Exceptions:
+    """(entry, dtype or "all") -> why it may disagree; without paths, of the committed tables.
 
     Raises:
         BadTable: a group without a reason, or a pair that stands in two groups.
     """
     found: Exceptions = {}
-    for group in yaml.safe_load(path.read_text(encoding="utf-8")) or []:
-        reason, entries = group.get("reason"), group.get("entries") or {}
-        if not isinstance(reason, str) or len(reason) < 10:
-            raise BadTable(f"{path.name}: {', '.join(entries)} needs a reason in words")
-        for name, dtypes in entries.items():
-            for dtype in [EVERY] if dtypes == EVERY else dtypes:
-                if (name, dtype) in found:
-                    raise BadTable(f"{path.name}: {name} {dtype} stands there twice")
-                found[name, dtype] = reason.strip()
+    for path in paths or tables():
+        for group in yaml.safe_load(path.read_text(encoding="utf-8")) or []:
+            reason, entries = group.get("reason"), group.get("entries") or {}
+            if not isinstance(reason, str) or len(reason) < 10:
+                raise BadTable(f"{path.name}: {', '.join(entries)} needs a reason in words")
+            for name, dtypes in entries.items():
+                for dtype in [EVERY] if dtypes == EVERY else dtypes:
+                    if (name, dtype) in found:
+                        raise BadTable(f"{path.name}: {name} {dtype} stands there twice")
+                    found[name, dtype] = reason.strip()
     return found
 
 
@@ -61,7 +70,7 @@ class Verdict:
 
 
 def judge(rows: Sequence[Row], exceptions: Exceptions, *, whole: bool, thorough: bool) -> Verdict:
-    """Compare a run with the table. Metadata must agree where values may not.
+    """Compare a run with the exceptions. Metadata must agree where values may not.
 
     `thorough` (every variant, all the samples) also asks that no exception agrees: a shorter run may well miss what the
     exception is for. `whole` also asks for enough agreement and, if thorough, for exceptions that still exist.
@@ -79,13 +88,13 @@ def judge(rows: Sequence[Row], exceptions: Exceptions, *, whole: bool, thorough:
         if row["status"] != "agrees" and not excepted:
             verdict.failures.append(f"{row['name']} {row['dtype']} {row['status']}: {row['detail']}")
         elif row["status"] == "agrees" and excepted and thorough:
-            verdict.failures.append(f"{row['name']} {row['dtype']} agrees now: take it out of {TABLE.name}")
+            verdict.failures.append(f"{row['name']} {row['dtype']} agrees now: take it out of the exceptions")
     if verdict.metadata_mismatches:
         verdict.failures.append(f"{verdict.metadata_mismatches} metadata mismatches, and there must be none")
     if whole and thorough:
         known = {(row["name"], dtype) for row in rows for dtype in (row["dtype"], EVERY)}
         verdict.failures += [
-            f"{name} {dtype} is no pair of the database: take it out of {TABLE.name}"
+            f"{name} {dtype} is no pair of the database: take it out of the exceptions"
             for name, dtype in sorted(set(exceptions) - known)
         ]
     if whole:

@@ -1,4 +1,5 @@
 """torchvision on a remote device: its models, and its own operators, which have kernels of their own for each device.
+And PyTorch's own kernels for CUDA, which only a stock build has: none of them is reached.
 
 Run by `make conformance TORCH=...`, in an environment with a stock build of PyTorch and torchvision.
 """
@@ -141,3 +142,40 @@ print(json.dumps([message, boxes.sum().isfinite().item()]))
         )
     assert "torchvision::nms" in messages[0] and "does not have this operator" in messages[0]
     assert ".cpu()" in messages[0] and "\n" not in messages[0].strip() and messages[1] is True
+
+
+@pytest.mark.skipif(ON_CUDA, reason="says what an emulated device refuses")
+def test_what_only_the_cuda_build_has_a_kernel_for_never_asks_the_cuda_runtime(servers: DeviceServers) -> None:
+    results = python(
+        START
+        + """
+dense = torch.tensor([[1., 0., 2.], [0., 0., 3.]], device=device)
+parts = [torch.zeros(2, 1, device=device), torch.zeros(2, 2, device=device)]
+torch.split_with_sizes_copy(dense, [1, 2], 1, out=parts)
+sparse = [dense.to_sparse(), dense.to_sparse_csr()]
+def refusal(call):
+    try:
+        call(); return "no error"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+print(json.dumps([
+    [part.tolist() for part in parts],
+    [(one @ dense.t()).tolist() for one in sparse],
+    (sparse[0] + sparse[0]).to_dense().tolist(),
+    refusal(lambda: torch.sparse.softmax(sparse[0], 0)),
+    refusal(lambda: torch.sparse.sum(sparse[1], dim=0)),
+    refusal(lambda: torch.quantize_per_tensor(dense, 0.1, 0, torch.qint8)),
+]))
+""",
+        servers.environment,
+        "cuda",
+    )
+    assert results[0] == [[[1.0], [0.0]], [[0.0, 2.0], [0.0, 3.0]]]
+    assert results[1] == [[[5.0, 6.0], [6.0, 9.0]]] * 2
+    assert results[2] == [[2.0, 0.0, 4.0], [0.0, 0.0, 6.0]]
+    for refused in results[3:]:
+        assert (
+            refused.startswith("NotImplementedError: aten::")
+            and "attached GPU" in refused
+            and "(tensor.cpu())" in refused
+        )
