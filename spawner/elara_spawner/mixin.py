@@ -76,6 +76,7 @@ class WorkspaceMixin(LoggingConfigurable):
         get_env: Any
         env_keep: list[str]
         orm_spawner: Any
+        _spawn_future: asyncio.Future[Any] | None
 
     @default("options_form")
     def _default_options_form(self) -> Any:
@@ -157,6 +158,13 @@ class WorkspaceMixin(LoggingConfigurable):
             # The hub waits for the server's first answer after this; its page goes on showing the last step.
             self.steps.end()
         return location
+
+    def stop_polling(self) -> None:
+        super().stop_polling()  # type: ignore[misc]
+        if self._spawn_future is not None and not self._spawn_future.done():
+            # The hub undoes a start that failed, and takes it for over before its outcome is there: a page that asks in
+            # that time how it goes would be told that nothing starts, and wait for ever.
+            self._spawn_pending = True
 
     def notices(self) -> list[tuple[int, str]]:
         """Steps to tell before the preparation, as (progress, message)."""

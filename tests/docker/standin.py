@@ -1,6 +1,7 @@
 """Stands for a workspace's own server in tests of the spawner: answers everything, quickly. MODE makes it misbehave."""
 
 import os
+import signal
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +12,7 @@ if mode == "dies":
     print("Traceback: the settings in your home are broken", flush=True)
     sys.exit(7)
 if mode == "hangs":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     print("Still reading your settings", flush=True)
     time.sleep(3600)
 if mode == "hogs":

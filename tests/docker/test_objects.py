@@ -215,6 +215,15 @@ def test_new_volumes_are_made_ready_with_no_more_rights_than_that_takes() -> Non
     assert [mount["ReadOnly"] for mount in body["HostConfig"]["Mounts"]] == [False, False]
 
 
+def test_the_folders_that_volumes_are_mounted_at_are_the_users_own() -> None:
+    words = Volume("dataset", "words", "/home/elara/datasets/words", read_only=True)
+    wanted = objects.folders_at_home(HOME, [HOME, PROJECT, words, Volume("dataset", "else", "/data")])
+    assert wanted == ["projects", "projects/demo", "projects/demo/digits", "datasets", "datasets/words"]
+    body = objects.folders(HOME, wanted, "elara/base:0.1.0", 1000, 1000, "elara")
+    assert "mkdir projects/demo; chown 1000:1000 projects/demo\n" in body["Entrypoint"][2]
+    assert [mount["Source"] for mount in body["HostConfig"]["Mounts"]] == ["elara-home-ada"], "a link leads nowhere"
+
+
 @given(st.text(min_size=1), st.text(min_size=1))
 def test_no_two_users_share_a_name(one: str, other: str) -> None:
     assert (one == other) == (names.home("elara", one) == names.home("elara", other))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sqlite3
+import time
 from contextlib import closing
 
 import httpx
@@ -139,6 +140,24 @@ def test_home_stays_and_scratch_goes(world: DockerWorld, admin: Browser) -> None
     person.stop()
 
 
+def test_the_folders_of_a_home_are_its_users_own(world: DockerWorld, admin: Browser) -> None:
+    """Also those that the project is mounted in; a file in their place is moved aside, and its user told."""
+    person = world.join("frida", admin)
+    world.add_member(admin, "demo/digits", "frida", "editor")
+    world.begin(person)
+    owners = world.shell("frida", "id -u; stat -c %u ~ ~/projects ~/projects/demo").stdout.split()
+    assert len(owners) == 4 and len(set(owners)) == 1, owners
+    world.make_project(admin, "other", "one")
+    world.add_member(admin, "other/one", "frida", "editor")
+    assert world.shell("frida", "echo mine > ~/projects/other").returncode == 0
+    person.stop()
+    events = world.begin(person, project="other/one")
+    assert world.shell("frida", "cat ~/projects/other.before").stdout == "mine\n"
+    assert world.shell("frida", "touch ~/projects/other/file").returncode == 0
+    assert any("~/projects/other was no folder" in event["message"] for event in person.events), events
+    person.stop()
+
+
 def test_refusals_are_sentences(world: DockerWorld, mary: Browser) -> None:
     for options, sentence in (
         ({"image": "windows"}, "There is no image 'windows'"),
@@ -160,6 +179,21 @@ def test_a_workspace_that_does_not_come_up_is_told_of_with_its_last_lines(world:
     told = world.refused(mary, "hogging", image="hogs", size="tiny")
     assert "all the memory of its size" in told
     until(lambda: world.containers_of("mary") == [world.name("mary")], "nothing is left of them")
+
+
+def test_whoever_asks_while_a_failed_start_is_undone_is_told_of_it(world: DockerWorld, mary: Browser) -> None:
+    """As a page does that was slow to load."""
+    begun, container = int(time.time()), world.name("mary", "undone")
+    mary.api("POST", "/users/mary/servers/undone", {"project": "demo/digits", "image": "hangs"}).raise_for_status()
+    only = ("--filter", f"container={container}", "--filter", "event=kill", "--format", "{{.Action}}")
+
+    def is_stopped() -> bool:
+        """Its end was asked for, which takes the two seconds that it has to end by itself."""
+        return "kill" in world.engine.run("events", "--since", str(begun), "--until", f"{time.time():.9f}", *only)
+
+    until(is_stopped, "the hub stops what did not come up")
+    last = mary.progress("undone")[-1]
+    assert last.get("failed") and "did not answer within 20 s" in last["message"]
 
 
 def test_a_taken_name_is_left_alone(world: DockerWorld, image: str, mary: Browser) -> None:

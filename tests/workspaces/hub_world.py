@@ -102,6 +102,7 @@ class Browser:
         path = f"/hub/api/users/{self.name}/" + (f"servers/{server}" if server else "server") + "/progress"
         events: list[dict[str, Any]] = []
         with self.http.stream("GET", path) as stream:
+            assert stream.status_code == 200, stream.read()
             for line in stream.iter_lines():
                 if line.startswith("data:"):
                     events.append(json.loads(line.removeprefix("data: ")))

@@ -18,6 +18,7 @@ ICC = "com.docker.network.bridge.enable_icc"
 _LOGS = {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "2"}}
 _INITS = ("tini", "dumb-init", "docker-init", "catatonit")
 _MIB = 2**20
+_OWNING = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID")
 
 
 @dataclass(frozen=True)
@@ -162,28 +163,50 @@ def preparation(volumes: Sequence[Volume], image: str, uid: int, gid: int, insta
             lines.append(f"if command -v setfacl >/dev/null; then {acl}; else echo no setfacl in the image; fi")
         else:
             lines.append(f"chmod 0700 {place}")
-    return {
-        "Image": image,
-        "User": "0:0",
-        "Entrypoint": ["/bin/sh", "-c", "\n".join(lines)],
-        "Cmd": [],
-        "WorkingDir": "/",
-        "Labels": {LABEL + "instance": instance, LABEL + "kind": "helper"},
-        "HostConfig": {
-            "NetworkMode": "none",
-            "Mounts": mounts,
-            "ReadonlyRootfs": True,
-            "CapDrop": ["ALL"],
-            "CapAdd": ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID"],
-            "SecurityOpt": ["no-new-privileges"],
-            "Memory": 256 * _MIB,
-            "PidsLimit": 64,
-        },
-    }
+    return _helper(image, "\n".join(lines), instance, {"NetworkMode": "none", "Mounts": mounts}, _OWNING)
+
+
+def folders_at_home(home: Volume, volumes: Sequence[Volume]) -> list[str]:
+    """The folders of a home that other volumes are mounted in and at, outermost first, as paths from the home."""
+    found: dict[str, None] = {}
+    for entry in volumes:
+        target = PurePosixPath(entry.target)
+        if entry != home and target.is_relative_to(home.target):
+            inner = target.relative_to(home.target)
+            found.update((str(folder), None) for folder in (*reversed(inner.parents[:-1]), inner))
+    return list(found)
+
+
+def folders(home: Volume, wanted: Sequence[str], image: str, uid: int, gid: int, instance: str) -> dict[str, Any]:
+    """The body of a container that makes folders in a home, its user's own; the engine's would be root's.
+
+    What is there and is no folder, so that nothing could be mounted, is moved aside and told in a sentence. Nothing but
+    the home is mounted in the container, so a link that the user put there leads nowhere else.
+    """
+    lines = ["set -eu", f"cd {home.target}"]
+    for folder in wanted:
+        aside = f"mv -T --backup=numbered {folder} {folder}.before"
+        told = f"echo '~/{folder} was no folder, so it is ~/{folder}.before now.'"
+        lines += [
+            f"if [ ! -d {folder} ]; then",
+            f"  if [ -e {folder} ] || [ -L {folder} ]; then {aside}; {told}; fi",
+            f"  mkdir {folder}; chown {uid}:{gid} {folder}",
+            "fi",
+        ]
+    return _helper(image, "\n".join(lines), instance, {"NetworkMode": "none", "Mounts": [mount(home)]}, _OWNING)
 
 
 def rules_helper(image: str, script: str, instance: str) -> dict[str, Any]:
     """The body of a container that sets the machine's packet filter, for a hub that may not."""
+    # iptables keeps its lock in /run.
+    host = {"NetworkMode": "host", "Tmpfs": {"/run": "rw,nosuid,nodev,noexec,size=1m"}}
+    return _helper(image, script, instance, host, ("NET_ADMIN", "NET_RAW"))
+
+
+def _helper(
+    image: str, script: str, instance: str, host: Mapping[str, Any], capabilities: Sequence[str]
+) -> dict[str, Any]:
+    """The body of a container that runs a script as root with these capabilities and no other."""
     return {
         "Image": image,
         "User": "0:0",
@@ -192,12 +215,10 @@ def rules_helper(image: str, script: str, instance: str) -> dict[str, Any]:
         "WorkingDir": "/",
         "Labels": {LABEL + "instance": instance, LABEL + "kind": "helper"},
         "HostConfig": {
-            "NetworkMode": "host",
+            **host,
             "ReadonlyRootfs": True,
-            # iptables keeps its lock there.
-            "Tmpfs": {"/run": "rw,nosuid,nodev,noexec,size=1m"},
             "CapDrop": ["ALL"],
-            "CapAdd": ["NET_ADMIN", "NET_RAW"],
+            "CapAdd": list(capabilities),
             "SecurityOpt": ["no-new-privileges"],
             "Memory": 256 * _MIB,
             "PidsLimit": 64,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,98 +10,32 @@ from contextlib import suppress
 from typing import Any, ClassVar
 
 import docker.errors
-import requests.exceptions
 from dockerspawner import DockerSpawner
-from traitlets import Dict, Enum, Integer, List, TraitError, Unicode, default, validate
+from traitlets import default
 
-from elara_hub.version import __version__
 from elara_spawner import names
 from elara_spawner.contained import ContainedMixin
 from elara_spawner.container import LABEL, Container
 from elara_spawner.docker import failures, network, objects, pulls
-from elara_spawner.docker.engine import HelperFailed, found
-from elara_spawner.docker.failures import Failure
+from elara_spawner.docker.engine import found
 from elara_spawner.docker.firewall import PRIVATE, FirewallFailed, Policy
 from elara_spawner.docker.network import Guard, NetworkFailed
-from elara_spawner.docker.objects import Network
+from elara_spawner.docker.settings import EngineSettings
+from elara_spawner.docker.told import ENGINE_ERRORS, Told, refusal
 from elara_spawner.docker.volumes import VolumeRefused, Volumes
 from elara_spawner.refusal import Refused
 from elara_spawner.service import ServiceRefusal
 from elara_spawner.workspace import Choice
 
-ENGINE_ERRORS = (docker.errors.DockerException, requests.exceptions.RequestException, HelperFailed)
 _LAST_LINES = 15
 
 
-class DockerWorkspaceSpawner(ContainedMixin, DockerSpawner):  # type: ignore[misc]
+class DockerWorkspaceSpawner(EngineSettings, ContainedMixin, DockerSpawner):  # type: ignore[misc]
     """Starts a workspace as a container of one Docker Engine, on a network of its own kind with volumes of its own.
 
     The container's specification comes from `elara_spawner.docker.objects`, so DockerSpawner's settings that would
     shape it (`volumes`, `extra_host_config`, `mem_limit`, ...) do nothing here.
     """
-
-    pull_timeout = Integer(
-        900,
-        help="Seconds that fetching an image may take, apart from the start itself. What takes longer goes on being "
-        "fetched, and its user is told to come back. Default 900.",
-    ).tag(config=True)
-    launch_timeout = Integer(
-        300,
-        help="Seconds from the created container to its first answer. What takes longer is stopped, and its last "
-        "lines are shown. Default 300: ten at once on two busy cores took 224. The hub's own `start_timeout` is set "
-        "from this and `pull_timeout`; setting it does nothing.",
-    ).tag(config=True)
-    stop_timeout = Integer(
-        10, help="Seconds from the request to stop until the container is killed, for kernels to write what they hold."
-    ).tag(config=True)
-    bridge = Unicode(
-        "elara-ws",
-        help="Name of the workspaces' network bridge on the machine, at most 15 characters; the packet filter's "
-        "rules go by it. Two installations on one engine need two.",
-    ).tag(config=True)
-    subnet = Unicode(
-        "10.77.0.0/16",
-        help="IPv4 addresses of the workspaces' network. The first is the machine's own; the rest of the lower half "
-        "is for the site's own containers, such as the proxy, which may connect to workspaces; workspaces get the "
-        "upper half.",
-    ).tag(config=True)
-    name_servers = List(
-        Unicode(),
-        help="Name servers of workspaces, as IPv4 addresses. Default: the machine's own. Workspaces may ask them "
-        "over UDP and TCP even where `outside` is off.",
-    ).tag(config=True)
-    host_names = Dict(
-        help="Further host names in workspaces and their IPv4 addresses. Example `{'elara.example.org': "
-        "'10.77.0.1'}`, where the site's name leads to an address that workspaces do not reach.",
-    ).tag(config=True)
-    firewall = Enum(
-        ["auto", "direct", "container", "external"],
-        "auto",
-        help="Who closes the workspaces' network to the rest of the machine, with iptables: `direct` (the hub, as "
-        "root on the machine itself), `container` (a one-shot container of `rules_image` with NET_ADMIN on the "
-        "machine's network), `auto` (default; the one of both that works here). Where the rules cannot be set, no "
-        "workspace starts. `external`: nobody; you have secured the network otherwise. Without rules a workspace "
-        "reaches every port of the machine.",
-    ).tag(config=True)
-    rules_image = Unicode(
-        f"elara/hub:{__version__}",
-        help="Image of the one-shot container that sets the packet filter: any with a shell and iptables.",
-    ).tag(config=True)
-    volume_driver = Unicode(
-        "local",
-        help="Driver of homes and project volumes. A volume that was made with another one is refused, not reused.",
-    ).tag(config=True)
-    volume_options = Dict(
-        help="Options of that driver; `{name}` becomes the volume's name. Example for NFS: `{'type': 'nfs', 'o': "
-        "'addr=10.0.0.9,rw', 'device': ':/export/{name}'}`.",
-    ).tag(config=True)
-    pull_policy = Enum(
-        ["registry", "never", "always"],
-        "registry",
-        help="When images are fetched: `registry` (default: when missing, and only those whose name begins with a "
-        "registry's, such as `registry.example.org/team/pytorch:1`; names like `elara/pytorch` are built here, and "
-        "anybody may own them in a public registry), `never`, or `always` (those of a registry, at each start).",
-    ).tag(config=True)
 
     _executor = ThreadPoolExecutor(16, thread_name_prefix="docker")
     _pulls: ClassVar[pulls.Pulls] = pulls.Pulls()
@@ -126,35 +59,6 @@ class DockerWorkspaceSpawner(ContainedMixin, DockerSpawner):  # type: ignore[mis
     def _object_name_default(self) -> str:
         return self.container_name_of()
 
-    @validate("subnet")
-    def _check_subnet(self, proposal: Any) -> str:
-        try:
-            if ipaddress.IPv4Network(proposal.value).prefixlen <= 28:
-                return str(proposal.value)
-        except ValueError:
-            pass
-        raise TraitError(
-            f"subnet is {proposal.value!r}: give an IPv4 network of at least 16 addresses, as 10.77.0.0/16."
-        )
-
-    @validate("bridge")
-    def _check_bridge(self, proposal: Any) -> str:
-        value = str(proposal.value)
-        if 1 <= len(value) <= 15 and value.replace("-", "").isalnum() and value.isascii():
-            return value
-        raise TraitError(f"bridge is {value!r}: use at most 15 letters, digits and hyphens.")
-
-    @property
-    def network(self) -> Network:
-        """The network of this installation's workspaces."""
-        return Network(
-            name=f"{self.instance}-workspaces",
-            bridge=self.bridge,
-            subnet=ipaddress.IPv4Network(self.subnet),
-            dns=tuple(self.name_servers),
-            names=tuple(sorted(self.host_names.items())),
-        )
-
     # --- before the container
 
     async def prepare(self, choice: Choice) -> None:
@@ -177,11 +81,11 @@ class DockerWorkspaceSpawner(ContainedMixin, DockerSpawner):  # type: ignore[mis
         known = await found(self.docker, "inspect_image", image)
         if known is None or (self.pull_policy == "always" and from_registry):
             if not from_registry or self.pull_policy == "never":
-                raise _refusal(failures.image_missing(image, title, pulled=False))
+                raise refusal(failures.image_missing(image, title, pulled=False))
             await self._pull(image, title)
             known = await found(self.docker, "inspect_image", image)
         if known is None:
-            raise _refusal(failures.image_missing(image, title, pulled=True))
+            raise refusal(failures.image_missing(image, title, pulled=True))
         self.entry_point = tuple(known.get("Config", {}).get("Entrypoint") or ())
 
     async def _pull(self, image: str, title: str) -> None:
@@ -200,13 +104,13 @@ class DockerWorkspaceSpawner(ContainedMixin, DockerSpawner):  # type: ignore[mis
                         self.steps.tell(30 + int(25 * progress.fraction), sentence)
                         told = sentence
         except TimeoutError:
-            raise _refusal(failures.pull_timeout(image, title, self.pull_timeout)) from None
+            raise refusal(failures.pull_timeout(image, title, self.pull_timeout)) from None
         except pulls.PullFailed as failed:
             self.log.error("The image %s could not be pulled: %s", image, failed)
-            raise _refusal(failures.pull_failed(image, title, str(failed))) from None
+            raise refusal(failures.pull_failed(image, title, str(failed))) from None
         except docker.errors.APIError as error:
             self.log.error("The image %s could not be pulled: %s", image, error)
-            raise _refusal(failures.pull_failed(image, title, failures.text_of(error))) from None
+            raise refusal(failures.pull_failed(image, title, failures.text_of(error))) from None
 
     async def close_network(self) -> None:
         """Make the network, and the rules that close it. Raises Refused when it would be open."""
@@ -224,12 +128,12 @@ class DockerWorkspaceSpawner(ContainedMixin, DockerSpawner):  # type: ignore[mis
             await guard.ensure(self.docker, wanted, policy, self.firewall, self.rules_image, self.instance)
         except (NetworkFailed, FirewallFailed) as failed:
             self.log.error("The network of workspaces is not closed: %s", failed)
-            raise _refusal(failures.network_open(str(failed))) from failed
+            raise refusal(failures.network_open(str(failed))) from failed
 
     async def _ensure_volumes(self, spec: Container) -> None:
         known = self._volumes.setdefault(self.instance, Volumes())
         try:
-            await known.ensure(
+            told = await known.ensure(
                 self.docker,
                 spec.volumes,
                 instance=self.instance,
@@ -240,7 +144,9 @@ class DockerWorkspaceSpawner(ContainedMixin, DockerSpawner):  # type: ignore[mis
                 gid=self.gid,
             )
         except VolumeRefused as refused:
-            raise _refusal(refused.failure) from refused
+            raise refusal(refused.failure) from refused
+        for sentence in told:
+            self.steps.tell(61, sentence)
 
     # --- the container
 
@@ -268,7 +174,7 @@ class DockerWorkspaceSpawner(ContainedMixin, DockerSpawner):  # type: ignore[mis
         if there is None:
             return
         if not self._is_own(there):
-            raise _refusal(failures.name_conflict(self.object_name))
+            raise refusal(failures.name_conflict(self.object_name))
         with suppress(docker.errors.NotFound):
             await self.docker("remove_container", there["Id"], v=True, force=True)
 
@@ -298,9 +204,9 @@ class DockerWorkspaceSpawner(ContainedMixin, DockerSpawner):  # type: ignore[mis
                 if not state["Running"] or late:
                     lines = await self._last_lines()
                     if state["Running"]:
-                        raise _refusal(failures.start_timeout(self.launch_timeout, lines))
+                        raise refusal(failures.start_timeout(self.launch_timeout, lines))
                     self.log.error("The workspace of %s ended while it started: %s", self.user.name, state)
-                    raise _refusal(failures.died(state["ExitCode"], bool(state.get("OOMKilled")), lines))
+                    raise refusal(failures.died(state["ExitCode"], bool(state.get("OOMKilled")), lines))
             await asyncio.sleep(pause)
             pause = min(0.5, pause * 1.2)
 
@@ -360,28 +266,8 @@ class DockerWorkspaceSpawner(ContainedMixin, DockerSpawner):  # type: ignore[mis
         """The name of this server's container."""
         return names.workspace(self.instance, self.user.name, self.name)
 
-    def _told(self, doing: str) -> _Told:
-        return _Told(self.log, doing)
-
-
-class _Told:
-    """Turns an error of the engine into a refusal in words, and leaves the error itself in the log."""
-
-    def __init__(self, log: Any, doing: str) -> None:
-        self._log = log
-        self._doing = doing
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, ENGINE_ERRORS):
-            self._log.error("The engine failed in %s: %s", self._doing, error)
-            raise _refusal(failures.from_error(error, self._doing)) from error
-
-
-def _refusal(failure: Failure) -> Refused:
-    return Refused(failure.message, reason=failure.reason, status=failure.status)
+    def _told(self, doing: str) -> Told:
+        return Told(self.log, doing)
 
 
 async def _listens(host: str, port: int) -> bool:

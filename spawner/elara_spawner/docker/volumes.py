@@ -39,7 +39,8 @@ class Volumes:
     """What this hub knows of the engine's volumes: which of them it has made ready."""
 
     def __init__(self) -> None:
-        self._ready: set[str] = set()
+        self._ready: set[tuple[str, str]] = set()
+        """Volumes with an empty second part, and folders of homes."""
 
     async def ensure(
         self,
@@ -52,8 +53,10 @@ class Volumes:
         image: str,
         uid: int,
         gid: int,
-    ) -> list[Volume]:
-        """Make what is missing, refuse what differs, make ready what is new to this hub; returns what it made ready.
+    ) -> list[str]:
+        """Make what is missing, refuse what differs, make ready what is new to this hub.
+
+        Returns sentences for the user on what was changed in their home.
 
         Args:
             image: of the container that makes them ready, which has a shell.
@@ -75,9 +78,18 @@ class Volumes:
             difference = differs(there, wanted)
             if difference:
                 raise VolumeRefused(failures.volume_differs(entry.name, difference))
-            if made or entry.name not in self._ready:
+            if made:
+                self._ready = {known for known in self._ready if known[0] != entry.name}
+            if (entry.name, "") not in self._ready:
                 unready.append(entry)
         if unready:
             await run_helper(call, objects.preparation(unready, image, uid, gid, instance))
-            self._ready.update(entry.name for entry in unready)
-        return unready
+            self._ready.update((entry.name, "") for entry in unready)
+        told: list[str] = []
+        for home in (entry for entry in volumes if entry.kind == "home"):
+            folders = objects.folders_at_home(home, volumes)
+            missing = [folder for folder in folders if (home.name, folder) not in self._ready]
+            if missing:
+                told += (await run_helper(call, objects.folders(home, missing, image, uid, gid, instance))).splitlines()
+                self._ready.update((home.name, folder) for folder in missing)
+        return told
