@@ -102,9 +102,9 @@ def test_a_version_of_pytorch_may_have_exceptions_of_its_own(tmp_path: Path, mon
     monkeypatch.setattr(verdict, "TABLE", tmp_path / "exceptions.yaml")
     (tmp_path / "exceptions.yaml").write_text("- {reason: everywhere so, entries: {add: all}}", encoding="utf-8")
     (tmp_path / "exceptions-torch-9.1.yaml").write_text(
-        "- {reason: new in it, entries: {sub: [bool]}}", encoding="utf-8"
+        "- {reason: new in that one, entries: {sub: [bool]}}", encoding="utf-8"
     )
     monkeypatch.setattr(verdict, "version", lambda name: "9.1.3+cpu")
-    assert verdict.load_exceptions() == {("add", "all"): "everywhere so", ("sub", "bool"): "new in it"}
+    assert verdict.load_exceptions() == {("add", "all"): "everywhere so", ("sub", "bool"): "new in that one"}
     monkeypatch.setattr(verdict, "version", lambda name: "9.2.0")
     assert verdict.load_exceptions() == {("add", "all"): "everywhere so"}
