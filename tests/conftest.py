@@ -14,8 +14,8 @@ from tests.support import docker, images, lanes, postgres
 # For another environment than this one, with a stock build of PyTorch: `make conformance TORCH=...` runs them there.
 collect_ignore = ["remoting/stock"]
 
-# A shell without job control starts its background jobs with SIGINT ignored, and so would be every process that is started
-# from here: nothing could be interrupted, and what tests Ctrl-C would wait for it in vain.
+# A shell without job control starts its background jobs with SIGINT ignored, and so would be every process that is
+# started from here: nothing could be interrupted, and what tests Ctrl-C would wait for it in vain.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
