@@ -52,7 +52,7 @@ int64_t choose(const at::Tensor& query, const at::Tensor& key, const at::Tensor&
                bool grouped) {
   const auto& context = at::globalContext();
   const bool masked = mask.has_value() && mask->defined();
-  const bool emulated = session_at(query.device().index()).facts().emulated;
+  const bool emulated = session_at(query.device().index())->facts().emulated;
   if (emulated && context.userEnabledMemEfficientSDP() && context.userEnabledFlashSDP() &&
       context.userEnabledMathSDP()) {
     return fused_on_cpu(query, key, value, mask, dropout, causal, scale, grouped) ? kEfficient : kMath;
