@@ -11,6 +11,8 @@
 #include "client/dispatch/execute.h"
 #include "client/dispatch/foreign.h"
 #include "client/dispatch/native.h"
+#include "client/dispatch/shared.h"
+#include "client/nested/kernels.h"
 #include "client/sparse/kernels.h"
 #include "client/takeover/attention.h"
 #include "client/takeover/context.h"
@@ -86,6 +88,7 @@ void install(const std::string& runtime_dir, int guards) {
     register_factories(*library);
     register_copies(*library);
     register_declined(*library);
+    nested::register_conversion();
   });
 }
 
@@ -99,7 +102,9 @@ void activate() {
     // attached.
     static auto* fallback = new torch::Library(torch::Library::IMPL, "_", c10::DispatchKey::CUDA, __FILE__, __LINE__);
     fallback->fallback(torch::CppFunction::makeFromBoxedFunction<&forward_unlisted>());
+    register_shared(library_for(c10::DispatchKey::CUDA, "aten"), c10::DispatchKey::CPU, c10::DispatchKey::CUDA);
     sparse::register_kernels();
+    nested::register_kernels();
     watch_foreign_operators();
   });
 }

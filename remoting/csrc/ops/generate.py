@@ -7,8 +7,8 @@ From the schemas that torchgen packages with the installed torch come four lists
 * ``allowed_ops.inc``: what a device server runs. A superset: the same operators' in-place, functional and ``out=``
   forms and what the client's own kernels need. Nothing on it touches files, processes, pickles, other devices, or
   memory that the session does not own.
-* ``shared_ops.inc``: operators of sparse tensors for which torch has one function for the CPU and CUDA, and those that
-  fall apart; the client runs it, and what it does to indices and values is forwarded.
+* ``shared_ops.inc``: operators of sparse and nested tensors for which torch has one function for the CPU and CUDA, and
+  those that fall apart; the client runs it, and what it does to the parts is forwarded.
 * ``refused_ops.inc``: operators for which a CUDA build has a kernel that no device server runs. The client forwards
   them too, so that the call is refused in words and does not reach the CUDA runtime of the client's machine.
 * ``op_digest.inc``: SHA-256 over both lists and the schemas behind them, compared when a session opens.
@@ -72,6 +72,13 @@ FORWARDED_BESIDES = re.compile(r"mode\.values | conj_physical_ | addr_", re.X)
 # Left to fall apart although CUDA has a kernel: the one resizes a list of outputs, of which the client would not learn;
 # the other may return a sparse tensor, and its one function for CPU and CUDA only decides which gradient is computed.
 LEFT_TO_FALL_APART = {"split_with_sizes_copy.out", "_embedding_bag_backward"}
+
+# Of nested tensors: one function for the CPU and CUDA, which then takes a loop that each has its own of.
+KERNEL_A_DEVICE = {
+    "native_layer_norm",
+    "native_layer_norm_backward",
+    "_transformer_encoder_layer_fwd",
+}
 
 # Never run for a client, whatever else their schema suggests. Matched against the whole operator name.
 DENIED = re.compile(
@@ -209,14 +216,14 @@ def shared(operators: list[Operator]) -> list[tuple[str, str]]:
     """The names, each with the CPU's key, whose function there serves at the key of CUDA's counterpart too."""
     found = []
     for operator in operators:
-        for key in ("SparseCPU", "SparseCsrCPU"):
-            function = operator.functions.get(key)
-            if function is not None and function == operator.functions.get(key.replace("CPU", "CUDA")):
+        functions = operator.functions
+        for key in ("SparseCPU", "SparseCsrCPU", "NestedTensorCPU"):
+            own = key == "NestedTensorCPU" and operator.name in KERNEL_A_DEVICE
+            if not own and key in functions and functions[key] == functions.get(key.replace("CPU", "CUDA")):
                 found.append((operator.name, key))
-        convert = operator.name.startswith("_to_sparse") and operator.functions.get("CPU", "") == (
-            operator.functions.get("CUDA")
-        )
-        if convert or operator.name in LEFT_TO_FALL_APART:
+        converts = operator.name.startswith(("_to_sparse", "_nested_"))
+        one = functions.get("CPU", "") == functions.get("CUDA")
+        if (converts and one) or operator.name in LEFT_TO_FALL_APART:
             found.append((operator.name, "CPU"))
     return found
 

@@ -109,6 +109,13 @@ PROVIDED: dict[str, Callable[..., Any]] = {
     "_cuda_lock_mutex": _nothing,
     "_cuda_unlock_mutex": _nothing,
     "_cuda_tunableop_is_enabled": lambda: False,
+    # torch.accelerator asks the allocator's C++ object, of which a CPU build knows only what every device's can.
+    "_accelerator_isAllocatorInitialized": lambda: True,
+    "_accelerator_emptyCache": _nothing,
+    "_accelerator_getDeviceStats": memory_stats.nested,
+    "_accelerator_resetAccumulatedStats": _nothing,
+    "_accelerator_resetPeakStats": _client.reset_peak,
+    "_accelerator_getMemoryInfo": memory_stats.free_and_total,
 }
 
 # Dynamo and inductor import these even when CUDA graphs are not used.

@@ -48,6 +48,18 @@ def test_memory_is_counted_and_given_back() -> None:
     assert torch.cuda.memory_stats()["allocated_bytes.all.peak"] >= 64 * MIB
 
 
+def test_torch_accelerator_knows_the_same_of_memory() -> None:
+    tensor = torch.zeros(8 * MIB, dtype=torch.uint8, device="cuda")
+    torch.accelerator.empty_cache()
+    assert torch.accelerator.memory_allocated() == torch.cuda.memory_allocated() >= tensor.nbytes
+    assert torch.accelerator.memory_reserved() >= torch.accelerator.memory_allocated()
+    torch.accelerator.reset_accumulated_memory_stats()
+    del tensor
+    torch.accelerator.reset_peak_memory_stats()
+    assert torch.accelerator.max_memory_allocated() == torch.accelerator.memory_allocated()
+    assert torch.accelerator.get_memory_info()[1] == 2048 * MIB
+
+
 def test_out_of_memory_is_torchs_error_names_the_numbers_and_work_goes_on() -> None:
     kept = torch.ones(4, device="cuda")
     with pytest.raises(torch.OutOfMemoryError, match=r"(?i)out of memory.*GiB"):
