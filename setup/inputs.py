@@ -38,6 +38,11 @@ def labextension() -> str:
     return _hash(_below(ROOT / "extensions" / "jupyterlab-elara", _LAB))
 
 
+def modules(*packages: str) -> str:
+    """A hash of the Python modules of some packages of the checkout."""
+    return _hash(path for package in packages for path in sorted((ROOT / package).rglob("*.py")))
+
+
 def below(folder: Path, *names: str) -> str:
     """A hash of files and folders below a folder of the checkout, without what builds make."""
     return _hash(_below(folder, names))

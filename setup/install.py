@@ -32,6 +32,7 @@ CACHE = Path(
 TORCH = "2.13.0"
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 LEAST_NODE = 20
+PACKAGES = ("remoting/elara_remoting", "hub/elara_hub", "spawner/elara_spawner")
 
 
 class SetupProblem(Exception):
@@ -211,6 +212,11 @@ def install_hub() -> None:
     pip("install", "--no-build-isolation", "--no-deps", "--force-reinstall", "-e", ROOT, what="Installing elara-hub")
 
 
+def compile_modules() -> None:
+    """Whose programs import these may not be allowed to keep what Python compiled, and each would do it anew."""
+    run(PYTHON, "-m", "compileall", "-q", *(ROOT / package for package in PACKAGES), what="Compiling the modules")
+
+
 def install_proxy() -> None:
     """configurable-http-proxy, by its lock file."""
     run(
@@ -253,6 +259,7 @@ def steps(test: bool) -> list[tuple[str, str, str, Callable[[], None]]]:
         ("core", "C++ core (minutes, unless it is in the cache)", inputs.core() + TORCH, build_core),
         ("labextension", "JupyterLab extension", inputs.labextension(), build_labextension),
         ("hub", "control plane", inputs.of("pyproject.toml"), install_hub),
+        ("modules", "Python modules", inputs.modules(*PACKAGES), compile_modules),
         ("proxy", "proxy", inputs.of("deploy/proxy/package-lock.json") + str(node), install_proxy),
     ]
     return listed
