@@ -39,8 +39,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.C
 
 
 def run(program: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run one program's tests in a process of their own."""
+    """Run one program's tests in a process of their own, which wants nothing of the project's other tests."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "200"]
+    command += ["--confcutdir", str(HERE)]
     # With more threads than a busy machine has cores, the CPU's own kernels spin between small operators.
     environment = {**environment, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
