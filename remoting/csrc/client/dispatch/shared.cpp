@@ -3,6 +3,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/util/Exception.h>
 
+#include <deque>
 #include <memory>
 #include <string>
 
@@ -62,8 +63,9 @@ bool is_shared(const c10::OperatorName& name, DispatchKey from) {
 }  // namespace
 
 torch::Library& library_for(DispatchKey key, const char* space) {
-  // Leaked: a library that is destroyed takes its kernels away.
-  return *new torch::Library(torch::Library::IMPL, space, key, __FILE__, static_cast<uint32_t>(__LINE__));
+  // Never destroyed: a library that is takes its kernels away. Registering happens in one thread.
+  static auto* kept = new std::deque<torch::Library>;
+  return kept->emplace_back(torch::Library::IMPL, space, key, __FILE__, static_cast<uint32_t>(__LINE__));
 }
 
 void register_shared(torch::Library& library, DispatchKey from, DispatchKey to) {
