@@ -36,16 +36,21 @@ def by_device(graph: Any, inputs: Any, *, mode: Any = None, options: Any = None,
 
 
 def install() -> None:
-    """Make `by_device` what `torch.compile` takes when no backend is named. The compiler is not imported for it."""
+    """Make `by_device` what `torch.compile` takes for inductor, named (as transformers does) or not.
+
+    The compiler is not imported for it.
+    """
     compile_graph = torch.compile
 
     @functools.wraps(compile_graph)
     def compile_by_device(model: Any = None, **kwargs: Any) -> Any:
-        if kwargs.get("backend") is None:
+        backend = kwargs.get("backend")
+        if backend is None:
             from torch._dynamo.backends.registry import get_default_backend
 
-            if get_default_backend() == "inductor":
-                kwargs["backend"] = by_device
+            backend = get_default_backend()
+        if backend == "inductor":
+            kwargs["backend"] = by_device
         return compile_graph(model, **kwargs)
 
     torch.compile = compile_by_device

@@ -72,7 +72,7 @@ torch.manual_seed(0)
 model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.0), nn.Linear(8, 2)).cuda()
 inputs = torch.randn(6, 4, device="cuda")
 expected = model(inputs)
-for options in ({}, {"backend": "eager"}, {"mode": "reduce-overhead"}):
+for options in ({}, {"backend": "eager"}, {"mode": "reduce-overhead"}, {"backend": "inductor", "fullgraph": True}):
     torch._dynamo.reset()
     compiled = torch.compile(model, **options)
     result = compiled(inputs)
