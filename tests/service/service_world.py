@@ -161,6 +161,7 @@ class FakeNode:
             "signature": base64.b64encode(signature).decode(),
             "boot_id": self.boot_id,
             "agent_version": "0.1.0",
+            "device_users": f"Device servers on {self.name} run as nobody.",
             "data_local": f"/run/{self.name}.sock",
             "data_tcp": self.address,
             "devices": self.devices,

@@ -82,6 +82,12 @@ async def test_an_emulated_device_is_labelled_on_every_page(world: World) -> Non
     assert "emulated (CPU)" in await page(world, "/usage", "ada")
 
 
+async def test_administrators_read_how_a_node_keeps_sessions_apart(world: World) -> None:
+    await world.node("n1", [device(0)])
+    assert "Device servers on n1 run as nobody." in await page(world, "/nodes", "root")
+    assert (await world.get("/nodes", "user-root"))["nodes"][0]["device_users"].startswith("Device servers on n1")
+
+
 async def test_the_teams_page_offers_what_the_reader_may_do(world: World) -> None:
     admin = await page(world, "/teams", "root")
     for offer in (

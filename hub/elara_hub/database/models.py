@@ -148,6 +148,7 @@ class Node(Base):
     last_seen: Mapped[datetime | None]
     boot_id: Mapped[str | None]
     agent_version: Mapped[str | None]
+    device_users: Mapped[str | None] = mapped_column(Text)
     data_local: Mapped[str | None] = mapped_column(Text)
     data_tcp: Mapped[str | None]
 

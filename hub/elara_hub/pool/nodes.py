@@ -25,6 +25,8 @@ from elara_remoting.types import Device, Grant
 log = logging.getLogger("elara.nodes")
 
 _SEEN_EVERY = timedelta(seconds=20)
+_SENTENCE = 500
+"""The most that is kept of a sentence that a node says of itself."""
 _END_SENTENCES = {
     "expired": "The lease reached its time limit.",
     "node_stopped": "The node was stopped.",
@@ -133,6 +135,7 @@ def arrived(core: Core, unit: Unit, node: Node, hello: dict[str, Any]) -> None:
     last_seen, restarted = node.last_seen, node.boot_id is not None and node.boot_id != hello.get("boot_id")
     node.boot_id = str(hello["boot_id"]) if hello.get("boot_id") else None
     node.agent_version = str(hello["agent_version"]) if hello.get("agent_version") else None
+    node.device_users = str(hello["device_users"])[:_SENTENCE] if hello.get("device_users") else None
     node.data_local = hello.get("data_local")
     node.data_tcp = hello.get("data_tcp")
     _store_devices(core, unit, node, hello.get("devices") or [])

@@ -154,6 +154,7 @@ def node_json(live: Live, session: Session, nodes: Iterable[Node]) -> list[dict[
             "connected": node.id in connected,
             "last_seen": stamp(node.last_seen),
             "agent_version": node.agent_version,
+            "device_users": node.device_users,
             "created_at": stamp(node.created_at),
             "devices": [
                 {
