@@ -19,6 +19,7 @@
 #include "client/takeover/generator.h"
 #include "client/takeover/guard.h"
 #include "client/takeover/hooks.h"
+#include "client/takeover/profiler.h"
 #include "client/takeover/storage.h"
 #include "ops/op_lists.h"
 
@@ -80,6 +81,7 @@ void install(const std::string& runtime_dir, int guards) {
     install_generators();
     install_context();
     install_attention_choice();
+    install_profiler();
     c10::SetAllocator(c10::kCUDA, device_allocator(-1));
     Quiet quiet;  // as below
     c10::WarningUtils::WarningHandlerGuard silence(&quiet);

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
+import torch.autograd.profiler
 import torch.backends.cudnn
 import torch.cuda.graphs
 import torch.cuda.random
@@ -88,6 +90,28 @@ def _device_count() -> int:
     return int(_client.device_count())
 
 
+def _install_profiler() -> None:
+    """Have torch's profilers time operators by events of the device, as they do where CUPTI cannot be had.
+
+    A profile without a word about devices has those attached.
+    """
+    profiler: Any = torch.autograd.profiler
+    cuda = profiler.ProfilerActivity.CUDA
+    known = set(profiler._supported_activities()) - {cuda}
+    profiler._supported_activities = lambda: set(known)
+    torch.autograd._supported_activities = lambda: known | {cuda} if _device_count() else set(known)
+    begin = profiler.profile.__init__
+
+    @functools.wraps(begin)
+    def begin_with_cpu(self: Any, *args: Any, **kwargs: Any) -> None:
+        # The events are those of the operators that the CPU starts; torch refuses the one without the other.
+        if kwargs.get("use_device") == "cuda" and not kwargs.get("use_cpu", True):
+            kwargs["use_cpu"] = True
+        begin(self, *args, **kwargs)
+
+    profiler.profile.__init__ = begin_with_cpu
+
+
 def install() -> None:
     """Change `torch.cuda` in place. Nothing is connected, and no device needs to be there."""
     cuda_names.install()
@@ -112,3 +136,4 @@ def install() -> None:
     for module in (cuda, torch.cuda.graphs):
         module.CUDAGraph = CUDAGraph
     torch.backends.cudnn.is_acceptable = _is_acceptable
+    _install_profiler()

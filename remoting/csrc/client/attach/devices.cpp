@@ -163,6 +163,12 @@ std::shared_ptr<Session> session_at(int ordinal) {
   return session;
 }
 
+std::shared_ptr<Session> open_session(int ordinal) {
+  if (is_forked()) return nullptr;
+  std::shared_ptr<Session> session = slot_at(ordinal);
+  return session && session->is_open() ? session : nullptr;
+}
+
 int checked_ordinal(int ordinal) {
   if (is_forked()) raise_forked();
   poll_attachment();

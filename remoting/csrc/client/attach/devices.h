@@ -36,6 +36,8 @@ void set_current_device(int ordinal);
 
 // The session of `ordinal`. Raises: no device is attached, or the ordinal is out of range.
 std::shared_ptr<Session> session_at(int ordinal);
+// The session of `ordinal` if it is open, else null; connects nowhere.
+std::shared_ptr<Session> open_session(int ordinal);
 // `ordinal` when it names an attached device, or the current one for -1; else raises as CUDA does.
 int checked_ordinal(int ordinal);
 // Visits the sessions that are open.

@@ -85,7 +85,7 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
   void record(void** handle, const c10::Stream& stream, const c10::DeviceIndex, const c10::EventFlag) const override {
     auto session = session_at(stream.device_index());
     auto* event = static_cast<Event*>(*handle);
-    if (event == nullptr) *handle = event = new Event{g_next_event++, nullptr};
+    if (event == nullptr) *handle = event = new Event{take_event(), nullptr};
     event->session = std::move(session);
     event->session->send(
         [&](wire::Writer& out) { put_event_message(out, wire::MessageType::kEventRecord, event->id, stream.id()); });
@@ -155,5 +155,6 @@ void install_guard() {
 c10::Stream current_stream(int ordinal) { return stream_of(ordinal, t_streams[static_cast<size_t>(ordinal)]); }
 c10::Stream default_stream(int ordinal) { return stream_of(ordinal, 0); }
 void set_current_stream(int ordinal, c10::StreamId id) { t_streams[static_cast<size_t>(ordinal)] = id; }
+uint64_t take_event() { return g_next_event++; }
 
 }  // namespace elara::client

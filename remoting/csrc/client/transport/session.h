@@ -6,6 +6,7 @@
 // way.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -90,6 +91,43 @@ class Session : public std::enable_shared_from_this<Session> {
     return take_reply(*answer);
   }
 
+  // As send(), for what only goes along with operators: without waiting, and only on an open session with room for it.
+  // Whether it was appended.
+  template <class Encode>
+  bool note(Encode&& encode) {
+    if (!is_open()) return false;
+    Link::Lock lock(link_.mutex());
+    if (link_.held() + out_.size() >= 2 * window_) return false;
+    append(encode);
+    after_append();
+    return true;
+  }
+
+  // Many requests at once: `encode(i, Writer&)` appends number i, one message with a reply. The replies, in order.
+  template <class Encode>
+  std::vector<std::string> request_all(size_t count, Encode&& encode) {
+    require();
+    std::vector<std::string> replies;
+    for (size_t done = 0; done < count;) {
+      std::vector<std::shared_ptr<Answer>> answers(std::min(count - done, kMostAtOnce));
+      Link::Lock lock(link_.mutex());
+      admit(lock);
+      append([&](wire::Writer& out) {
+        for (size_t i = 0; i < answers.size(); ++i) encode(done + i, out);
+      });
+      flush_locked();
+      for (auto& answer : answers) {
+        traffic.requests++;
+        link_.expect(answer = std::make_shared<Answer>());
+      }
+      for (const auto& answer : answers) await(lock, *answer);
+      lock.unlock();
+      for (const auto& answer : answers) replies.push_back(take_reply(*answer));
+      done += answers.size();
+    }
+    return replies;
+  }
+
   // In two steps, for messages that must reach several sessions in one order: waits while too much is on its way, and
   // then appends and sends without waiting.
   void make_room() {
@@ -144,6 +182,7 @@ class Session : public std::enable_shared_from_this<Session> {
   // Has `caller`'s node connect two sessions on different nodes, and tells their servers how to know each other.
   static bool meet(Session& caller, Session& called);
 
+  static constexpr size_t kMostAtOnce = 1024;  // requests
   enum class State { kNew, kOpen, kDead };
 
   template <class Encode>
