@@ -107,6 +107,7 @@ void activate() {
     register_shared(library_for(c10::DispatchKey::CUDA, "aten"), c10::DispatchKey::CPU, c10::DispatchKey::CUDA);
     sparse::register_kernels();
     nested::register_kernels();
+    refuse_collectives();
     watch_foreign_operators();
   });
 }

@@ -9,5 +9,7 @@ namespace elara::client {
 void register_factories(torch::Library& library);
 void register_copies(torch::Library& library);
 void register_declined(torch::Library& library);
+// torch.distributed's, at the key CUDA: refused in a sentence.
+void refuse_collectives();
 
 }  // namespace elara::client
