@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any
 
 import torch
 import torch.autograd.profiler
 import torch.backends.cudnn
 import torch.cuda.graphs
+import torch.cuda.memory
 import torch.cuda.random
 import torch.cuda.streams
 
@@ -56,6 +58,24 @@ class CUDAGraph:
         raise RuntimeError(cuda_names.CUDA_GRAPHS)
 
 
+class MemPool:
+    """Stands for `torch.cuda.MemPool`: accepted, and without effect. A device server gives back what is freed."""
+
+    _numbers = itertools.count(1)
+    allocator = None
+
+    def __init__(self, allocator: Any = None, use_on_oom: bool = False, no_split: bool = False) -> None:
+        if allocator is not None:
+            raise RuntimeError(cuda_names.CUSTOM_ALLOCATOR)
+        self.id = (0, next(self._numbers))
+
+    def use_count(self) -> int:
+        return 1
+
+    def snapshot(self, include_traces: bool = True) -> list[Any]:
+        return []
+
+
 class ExternalStream:
     """Stands for `torch.cuda.ExternalStream`, which there is not."""
 
@@ -76,6 +96,17 @@ class Marks:
 def _is_acceptable(_: Any) -> bool:
     """Whether cuDNN's own interface could take a tensor: no, and that is worth no warning."""
     return False
+
+
+_DRIVER = (
+    "utilization, temperature, power and clock are not known of an attached GPU, whose driver is not in this machine; "
+    "memory is: torch.cuda.mem_get_info(), torch.cuda.memory_allocated()"
+)
+
+
+def _driver_handle(_: Any = None) -> Any:
+    """In place of what opens the driver's library for a reading."""
+    raise RuntimeError(_DRIVER)
 
 
 def _device_properties(ordinal: int) -> Any:
@@ -135,5 +166,10 @@ def install() -> None:
     torch.cuda.nvtx._nvtx = Marks()
     for module in (cuda, torch.cuda.graphs):
         module.CUDAGraph = CUDAGraph
+    for module in (cuda, torch.cuda.memory):
+        module.MemPool = MemPool
+        module.list_gpu_processes = memory_stats.list_processes
+    cuda._get_pynvml_handler = _driver_handle
+    cuda.device_memory_used = memory_stats.used
     torch.backends.cudnn.is_acceptable = _is_acceptable
     _install_profiler()

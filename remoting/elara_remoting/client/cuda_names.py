@@ -92,6 +92,10 @@ PROVIDED: dict[str, Callable[..., Any]] = {
     "_cuda_memorySnapshot": lambda *_: {"segments": [], "device_traces": [], "allocator_settings": {}},
     "_cuda_record_memory_history": _nothing,
     "_cuda_record_memory_history_legacy": _nothing,
+    # `torch.cuda.use_mem_pool`: there are no pools, and where a tensor lies makes no difference to it.
+    "_cuda_beginAllocateCurrentThreadToPool": _nothing,
+    "_cuda_endAllocateToPool": _nothing,
+    "_cuda_releasePool": _nothing,
     "_cuda_isHistoryEnabled": lambda: False,
     "_cuda_setMemoryMetadata": lambda text: _state.update(metadata=text),
     "_cuda_getMemoryMetadata": lambda: _state["metadata"],
@@ -127,10 +131,7 @@ _CUDA_GRAPH_NAMES = (
     "_cuda_getCheckpointState",
     "_cuda_beginAllocateToPool",
     "_cuda_beginAllocateCurrentStreamToPool",
-    "_cuda_beginAllocateCurrentThreadToPool",
     "_cuda_endAllocateCurrentStreamToPool",
-    "_cuda_endAllocateToPool",
-    "_cuda_releasePool",
     "_graph_pool_handle",
     "_free_And_Remove_DeleterFn",
     "_map_Storage_Refs",
@@ -149,14 +150,15 @@ _CUDA_GRAPH_NAMES = (
     "_set_storage_data_ptr_access_error_msg",
 )
 
+CUSTOM_ALLOCATOR = "a custom CUDA allocator cannot be used: the memory is on another machine"
 _REFUSED = {
     "_cuda_getStreamFromExternal": "streams of other libraries cannot be used: the GPU is not in this machine",
     "_cuda_cudaCachingAllocator_raw_alloc": "raw device memory cannot be handed out: the GPU is not in this machine",
     "_cuda_cudaCachingAllocator_raw_delete": "raw device memory cannot be handed out: the GPU is not in this machine",
     "_cuda_cudaHostAllocator": "CUDA's host allocator is not available: the GPU is not in this machine",
-    "_cuda_customAllocator": "a custom CUDA allocator cannot be used: the memory is on another machine",
-    "_cuda_changeCurrentAllocator": "a custom CUDA allocator cannot be used: the memory is on another machine",
-    "_cuda_getAllocator": "a custom CUDA allocator cannot be used: the memory is on another machine",
+    "_cuda_customAllocator": CUSTOM_ALLOCATOR,
+    "_cuda_changeCurrentAllocator": CUSTOM_ALLOCATOR,
+    "_cuda_getAllocator": CUSTOM_ALLOCATOR,
     "_cuda_allocationTraceback": "allocation tracebacks are not recorded for an attached GPU",
     "_cuda_jiterator_compile_and_launch_kernel": "kernels in CUDA C++ cannot be compiled for an attached GPU yet",
 }

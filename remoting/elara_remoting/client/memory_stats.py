@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from elara_remoting import _client
+from elara_remoting.client import streams
 
 _COUNTED = ("allocation", "segment", "active", "inactive_split")
 _MEASURED = ("allocated_bytes", "reserved_bytes", "active_bytes", "inactive_split_bytes", "requested_bytes")
@@ -47,3 +49,23 @@ def free_and_total(ordinal: int) -> tuple[int, int]:
     stats = _client.server_stats(ordinal)
     cap = int(stats["cap"])
     return max(cap - max(int(stats["lease_used"]), int(stats["used"])), 0), cap
+
+
+def used(device: Any = None) -> int:
+    """`torch.cuda.device_memory_used`: bytes in use under the attachment's cap, by all its sessions."""
+    free, total = free_and_total(streams.device_index(device))
+    return total - free
+
+
+def list_processes(device: Any = None) -> str:
+    """`torch.cuda.list_gpu_processes`: this process, and the others of the attachment together, who are not named."""
+    ordinal = streams.device_index(device)
+    stats = _client.server_stats(ordinal)
+    own = int(stats["used"])
+    lines = [f"GPU:{ordinal}", _process(f"process {os.getpid():>10d}", own)]
+    others = int(stats["lease_used"]) - own
+    return "\n".join([*lines, _process("others of this attachment", others)] if others > 0 else lines)
+
+
+def _process(name: str, taken: int) -> str:
+    return f"{name} uses {taken / (1 << 20):>12.3f} MB GPU memory"
