@@ -108,6 +108,8 @@ void activate() {
     sparse::register_kernels();
     nested::register_kernels();
     refuse_collectives();
+    refuse_others(c10::DispatchKey::QuantizedCPU, c10::DispatchKey::QuantizedCUDA, "quantized tensors",
+                  "use the CPU (tensor.cpu())");
     watch_foreign_operators();
   });
 }

@@ -165,6 +165,8 @@ print(json.dumps([
     refusal(lambda: torch.sparse.softmax(sparse[0], 0)),
     refusal(lambda: torch.sparse.sum(sparse[1], dim=0)),
     refusal(lambda: torch.quantize_per_tensor(dense, 0.1, 0, torch.qint8)),
+    refusal(lambda: torch.quantize_per_tensor(dense.cpu(), 0.1, 0, torch.qint8).to(device)),
+    refusal(lambda: torch._empty_affine_quantized([2], scale=0.1, zero_point=0, dtype=torch.qint8, device=device)),
 ]))
 """,
         servers.environment,
