@@ -4,6 +4,7 @@
 #include <c10/util/Exception.h>
 #include <torch/csrc/profiler/stubs/base.h>
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -30,10 +31,16 @@ class Marks {
 
   const std::shared_ptr<Session>& session() const { return session_; }
 
-  // Nothing when it does not fit into the connection's buffer, or these were fetched already.
+  // Whether no more can be added: a profile has been read.
+  bool closed() {
+    std::lock_guard lock(mutex_);
+    return fetched_;
+  }
+
+  // Nothing when these are closed, when it does not fit into the connection's buffer, or when there are too many.
   std::optional<size_t> add() {
     std::lock_guard lock(mutex_);
-    if (fetched_) return std::nullopt;
+    if (fetched_ || live_ >= kMost) return std::nullopt;
     const uint64_t event = take_event();
     const c10::StreamId stream = current_stream(session_->ordinal()).id();
     const bool sent = session_->note([&](wire::Writer& out) {
@@ -44,6 +51,7 @@ class Marks {
     });
     if (!sent) return std::nullopt;
     events_.push_back(event);
+    ++live_;
     return events_.size() - 1;
   }
 
@@ -51,6 +59,7 @@ class Marks {
     try {
       std::lock_guard lock(mutex_);
       const uint64_t event = std::exchange(events_[index], 0);
+      --live_;
       session_->note([&](wire::Writer& out) {
         const size_t place = out.begin(wire::MessageType::kEventFree);
         out.put(event);
@@ -112,6 +121,10 @@ class Marks {
     for (size_t i = 0; i < replies.size(); ++i) at_[kept[i + 1]] = at_[kept[i]] + read(replies[i]);
   }
 
+  // A device server holds no more than four million events of a session, and ends one that asks for more.
+  static constexpr int64_t kMost = 1 << 20;
+  inline static std::atomic<int64_t> live_{0};  // of all sessions
+
   const std::shared_ptr<Session> session_;
   std::mutex mutex_;
   std::vector<uint64_t> events_;  // 0: no longer wanted
@@ -122,17 +135,17 @@ class Marks {
 std::mutex g_mutex;
 std::weak_ptr<Marks> g_marks;  // those that are added to now; a profile that is over keeps no session alive
 
-std::shared_ptr<Marks> marks_of(const std::shared_ptr<Session>& session, bool anew) {
+std::shared_ptr<Marks> marks_of(const std::shared_ptr<Session>& session) {
   std::lock_guard lock(g_mutex);
   std::shared_ptr<Marks> marks = g_marks.lock();
-  if (anew || !marks || marks->session() != session) {
+  if (!marks || marks->session() != session || marks->closed()) {
     marks = std::make_shared<Marks>(session);
     g_marks = marks;
   }
   return marks;
 }
 
-// One moment; without `marks` it is of a time when no device was in use.
+// One moment; without `marks` one that is not known, such as before a device was in use.
 struct Mark {
   Mark() = default;
   Mark(std::shared_ptr<Marks> all, size_t place) : marks(std::move(all)), index(place) {}
@@ -151,11 +164,9 @@ std::shared_ptr<void> make_mark() {
   static auto* nowhere = new std::shared_ptr<void>(std::make_shared<Mark>());
   const std::shared_ptr<Session> session = open_session(current_device());
   if (!session) return *nowhere;
-  for (const bool anew : {false, true}) {
-    std::shared_ptr<Marks> marks = marks_of(session, anew);
-    if (const auto index = marks->add()) return std::make_shared<Mark>(std::move(marks), *index);
-  }
-  return *nowhere;
+  std::shared_ptr<Marks> marks = marks_of(session);
+  const auto index = marks->add();
+  return index ? std::make_shared<Mark>(std::move(marks), *index) : *nowhere;
 }
 
 class Stubs final : public profiler::ProfilerStubs {
