@@ -4,6 +4,7 @@
 #include <c10/core/CPUAllocator.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstdio>
@@ -38,7 +39,7 @@ class BlockCache {
  public:
   // Eight classes from one power of two to the next, so that at most an eighth of a block is slack.
   static size_t rounded(size_t bytes) {
-    const size_t step = std::bit_floor(bytes) >> 3;
+    const size_t step = step_of(bytes);
     return (bytes + step - 1) / step * step;
   }
   void* take(size_t size) {
@@ -68,12 +69,14 @@ class BlockCache {
   void set_most(size_t bytes) { most_ = bytes; }
 
  private:
+  // From one class to the next.
+  static size_t step_of(size_t size) { return std::max<size_t>(std::bit_floor(size) / 8, 1); }
   static size_t index(size_t size) {
     const auto power = static_cast<size_t>(std::bit_width(size) - 1);
-    return power * 8 + ((size >> (power - 3)) & 7);
+    return power * 8 + (size / step_of(size)) % 8;
   }
   std::mutex lock_;
-  std::array<std::vector<void*>, 64 * 8> blocks_;
+  std::array<std::vector<void*>, size_t{64} * 8> blocks_;
   size_t held_ = 0;
   size_t most_ = 0;
 };

@@ -96,7 +96,7 @@ void ErrorSlot::write(wire::Writer& out) {
   out.put(number_);
   out.str(operator_);
   // A message may quote a shape list of any length.
-  constexpr size_t kMost = 16 * 1024;
+  constexpr size_t kMost = size_t{16} * 1024;
   out.str(std::string_view(message_).substr(0, kMost));
   out.end(place);
   pending_ = false;

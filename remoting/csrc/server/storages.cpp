@@ -41,7 +41,8 @@ void StorageTable::settle() {
 }
 
 void StorageTable::uncharge(Entry& entry) {
-  if (entry.charged != 0) ledger_->release(entry.charged);
+  // Where there is no ledger nothing was charged.
+  if (ledger_ != nullptr && entry.charged != 0) ledger_->release(entry.charged);
   charged_ -= entry.charged;
   entry.charged = 0;
 }

@@ -2,11 +2,11 @@
 
 #include <c10/util/Exception.h>
 #include <pthread.h>
-#include <time.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <ctime>
 #include <mutex>
 #include <utility>
 #include <vector>

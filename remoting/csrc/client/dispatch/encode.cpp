@@ -156,7 +156,8 @@ class Encoder {
     } else if (value.isOptionalTensorList()) {
       const auto items = value.toOptionalTensorList();
       count(Tag::kOptionalTensorList, items.size());
-      for (const std::optional<at::Tensor>& item : items) {
+      for (const auto& element : items) {  // a stand-in for the element
+        const std::optional<at::Tensor> item = element;
         if (item && item->defined()) {
           tensor(*item);
         } else {

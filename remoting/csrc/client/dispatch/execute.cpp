@@ -68,7 +68,8 @@ bool prepare_indices(const Operator& op, torch::jit::Stack& stack) {
     if (!value.isOptionalTensorList()) continue;
     const auto list = value.toOptionalTensorList();
     bool uploads = false;
-    for (const std::optional<at::Tensor>& index : list) {
+    for (const auto& element : list) {  // a stand-in for the element, and not a reference to it
+      const std::optional<at::Tensor> index = element;
       if (!index || !index->defined()) continue;
       uploads = uploads || !index->is_cuda();
       mask = mask || index->scalar_type() == at::kBool || index->scalar_type() == at::kByte;
@@ -78,7 +79,8 @@ bool prepare_indices(const Operator& op, torch::jit::Stack& stack) {
     if (!self.isTensor() || !self.toTensor().is_cuda()) continue;
     const auto device = self.toTensor().device();
     c10::List<std::optional<at::Tensor>> moved;
-    for (const std::optional<at::Tensor>& index : list) {
+    for (const auto& element : list) {
+      const std::optional<at::Tensor> index = element;
       const bool move = index && index->defined() && !index->is_cuda();
       moved.push_back(move ? std::optional<at::Tensor>(index->to(device)) : index);
     }

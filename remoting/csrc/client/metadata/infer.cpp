@@ -40,7 +40,8 @@ c10::IValue to_meta(const c10::IValue& value) {
   }
   if (value.isOptionalTensorList()) {
     c10::List<std::optional<at::Tensor>> list;
-    for (const std::optional<at::Tensor>& item : value.toOptionalTensorList()) {
+    for (const auto& element : value.toOptionalTensorList()) {  // a stand-in for the element
+      const std::optional<at::Tensor> item = element;
       list.push_back(item ? std::optional<at::Tensor>(to_meta(*item)) : item);
     }
     return list;

@@ -26,6 +26,12 @@ c10::Stream stream_of(int ordinal, c10::StreamId id) {
 }
 int ordinal_of(const c10::Device& device) { return device.has_index() ? device.index() : current_device(); }
 
+// Where this thread keeps the current stream of a device.
+c10::StreamId& stream_slot(int ordinal) {
+  TORCH_CHECK(ordinal >= 0 && ordinal < kMostDevices, "CUDA error: invalid device ordinal");
+  return t_streams[static_cast<size_t>(ordinal)];
+}
+
 struct Event {
   uint64_t id = 0;
   std::shared_ptr<Session> session;
@@ -67,7 +73,7 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
   }
   c10::Stream getStreamFromGlobalPool(c10::Device device, bool) const override { return getNewStream(device, 0); }
   c10::Stream exchangeStream(c10::Stream stream) const override {
-    auto& slot = t_streams[static_cast<size_t>(stream.device_index())];
+    auto& slot = stream_slot(stream.device_index());
     const c10::Stream before = stream_of(stream.device_index(), slot);
     slot = stream.id();
     return before;
@@ -152,9 +158,9 @@ void install_guard() {
   (void)registrar;
 }
 
-c10::Stream current_stream(int ordinal) { return stream_of(ordinal, t_streams[static_cast<size_t>(ordinal)]); }
+c10::Stream current_stream(int ordinal) { return stream_of(ordinal, stream_slot(ordinal)); }
 c10::Stream default_stream(int ordinal) { return stream_of(ordinal, 0); }
-void set_current_stream(int ordinal, c10::StreamId id) { t_streams[static_cast<size_t>(ordinal)] = id; }
+void set_current_stream(int ordinal, c10::StreamId id) { stream_slot(ordinal) = id; }
 uint64_t take_event() { return g_next_event++; }
 
 }  // namespace elara::client

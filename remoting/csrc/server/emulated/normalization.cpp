@@ -63,7 +63,7 @@ Tensor by_channel(const Tensor& values, const Tensor& input) {
 
 std::tuple<Tensor, Tensor> batch_norm_stats(const Tensor& input, double eps) {
   const Tensor wide = widened(input);
-  const auto [variance, mean] = at::var_mean(wide, but_channels(input), /*correction=*/0);
+  const auto [variance, mean] = at::var_mean(wide, but_channels(input), /*unbiased=*/false);
   return {mean, (variance + eps).rsqrt()};
 }
 
