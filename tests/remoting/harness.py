@@ -57,6 +57,15 @@ def native_environment() -> dict[str, str]:
     return {**os.environ, "ELARA_DISABLE": "1", **visible}
 
 
+def _server_environment() -> dict[str, str]:
+    """What the device servers get; an ordinary core where the client runs under ThreadSanitizer, which does not bear
+    that they are forked from a process with threads."""
+    left_out = ("LD_PRELOAD", "ELARA_CORE") if "TSAN_OPTIONS" in os.environ else ()
+    visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus())} if ON_CUDA else {}
+    kept = {name: value for name, value in os.environ.items() if name not in left_out}
+    return {**kept, "ELARA_DISABLE": "1", **visible}
+
+
 @dataclass
 class Ended:
     """A session that ended: on which device, in which process, and why."""
@@ -111,11 +120,7 @@ class DeviceServers:
             cwd=ROOT,
             stdout=subprocess.PIPE,
             pass_fds=self.ledgers,
-            env={
-                **os.environ,
-                "ELARA_DISABLE": "1",
-                **({"CUDA_VISIBLE_DEVICES": ",".join(gpus())} if ON_CUDA else {}),
-            },
+            env=_server_environment(),
             start_new_session=True,
         )
         assert self._process.stdout is not None

@@ -98,12 +98,12 @@ py::dict client_counters(int ordinal) {
   out["allocations"] = session.memory.allocations.load();
   out["allocated_total"] = session.memory.allocated_total.load();
   out["refused"] = session.memory.refused.load();
-  out["executed"] = session.traffic.executed;
-  out["requests"] = session.traffic.requests;
-  out["taught"] = session.traffic.taught;
-  out["inferred"] = session.traffic.inferred;
-  out["flushes"] = session.traffic.flushes;
-  out["bytes_sent"] = session.traffic.bytes_sent;
+  out["executed"] = session.traffic.executed.load();
+  out["requests"] = session.traffic.requests.load();
+  out["taught"] = session.traffic.taught.load();
+  out["inferred"] = session.traffic.inferred.load();
+  out["flushes"] = session.traffic.flushes.load();
+  out["bytes_sent"] = session.traffic.bytes_sent.load();
   out["templates"] = TemplateCache::total();
   return out;
 }

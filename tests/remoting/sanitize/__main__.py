@@ -1,5 +1,5 @@
-"""`make sanitize`: the remoting suites on a core built with AddressSanitizer and UndefinedBehaviorSanitizer, then both
-ends of a session's byte stream with ThreadSanitizer.
+"""`make sanitize`: the remoting suites on a core built with AddressSanitizer and UndefinedBehaviorSanitizer, then what
+has threads with ThreadSanitizer: both ends of a session's byte stream without torch, and the client in Python.
 
     python -m tests.remoting.sanitize [--only address|threads] [pytest arguments]
 """
@@ -18,6 +18,10 @@ SUITES = ("tests/remoting/server", "tests/remoting/client")
 # that a test sends is reported like any other.
 UNFIT = "not keeps_for_a_replay and not memory_stays_flat and not another_torch and not crash_of_one_session"
 
+THREADS = tuple(
+    f"tests/remoting/client/test_{name}.py" for name in ("threads", "forwarding", "lifecycle", "many_devices", "resume")
+)
+
 
 def address(arguments: list[str]) -> bool:
     """Whether both suites pass without a report."""
@@ -26,11 +30,16 @@ def address(arguments: list[str]) -> bool:
     return outcome.clean
 
 
-def threads(_: list[str]) -> bool:
-    """Whether both ends of the byte stream run under many threads without a report."""
+def threads(arguments: list[str]) -> bool:
+    """Whether both ends of the byte stream, and then the whole client, run under many threads without a report."""
     program = build.build_link_threads()
     done = subprocess.run([str(program), "200"], env={**os.environ, **build.THREADS_ENVIRONMENT}, check=False)
-    return done.returncode == 0
+    if done.returncode != 0:
+        return False
+    chosen = arguments or [*THREADS, "-k", UNFIT]
+    outcome = suites.run(build.build_threads(), chosen, seconds=7200, show=True, threads=True)
+    print(outcome if not outcome.clean else "ThreadSanitizer: no report")
+    return outcome.clean
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
-"""Builds with sanitizers: the core with AddressSanitizer and UndefinedBehaviorSanitizer, and both ends of a session's
-byte stream with ThreadSanitizer.
+"""Builds with sanitizers: the core with AddressSanitizer and UndefinedBehaviorSanitizer, or with ThreadSanitizer, and
+both ends of a session's byte stream with the latter.
 
-The former's run-time library is loaded into a Python that was not built with it, before anything else.
+A sanitizer's run-time library is loaded into a Python that was not built with it, before anything else.
 """
 
 from __future__ import annotations
@@ -20,6 +20,13 @@ def build() -> Path:
     """Build what changed of the whole core; returns the folder of its libraries."""
     sanitizers = (*fuzz.SANITIZERS, "-shared-libasan")
     folder = native.configure("sanitize-address", native.find_clang(), "-O1 -g1", sanitizers)
+    native.make(folder)
+    return folder / "products"
+
+
+def build_threads() -> Path:
+    """Build what changed of the whole core for ThreadSanitizer; returns the folder of its libraries."""
+    folder = native.configure("sanitize-threads", native.find_clang(), "-O1 -g1", THREADS)
     native.make(folder)
     return folder / "products"
 
@@ -56,8 +63,23 @@ def environment(core: Path, reports: Path) -> dict[str, str]:
     }
 
 
-def _library(name: str) -> str:
-    asked = [native.find_clang(), f"-print-file-name={name}"]
+def threads_environment(core: Path, reports: Path) -> dict[str, str]:
+    """The same for ThreadSanitizer, of which a process may write several reports.
+
+    gcc's library serves what clang compiled: clang's own, of version 14, ends any program that it is loaded into.
+    """
+    libraries = [_library(name, "g++") for name in ("libtsan.so", "libstdc++.so.6")]
+    return {
+        "LD_PRELOAD": ":".join(libraries),
+        "ELARA_CORE": str(core),
+        "OMP_NUM_THREADS": "1",
+        # What Python and torch do by themselves is not looked at; their locks are seen.
+        "TSAN_OPTIONS": f"log_path={reports}:ignore_noninstrumented_modules=1:report_signal_unsafe=0:die_after_fork=0",
+    }
+
+
+def _library(name: str, compiler: str | None = None) -> str:
+    asked = [compiler or native.find_clang(), f"-print-file-name={name}"]
     found = subprocess.run(asked, capture_output=True, text=True, check=True)
     path = Path(found.stdout.strip())
     if not path.is_absolute():

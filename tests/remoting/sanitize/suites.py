@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.remoting.native import ROOT
-from tests.remoting.sanitize.build import environment
+from tests.remoting.sanitize.build import environment, threads_environment
 
 
 @dataclass
@@ -31,15 +31,24 @@ class Outcome:
         return f"{len(self.reports)} reports of sanitizers\n" + "\n".join(parts)
 
 
-def run(core: Path, arguments: Sequence[str], seconds: float, show: bool = False) -> Outcome:
-    """Run pytest with these arguments, its client and its device servers on the core in the folder `core`."""
+def run(core: Path, arguments: Sequence[str], seconds: float, *, show: bool = False, threads: bool = False) -> Outcome:
+    """Run pytest with these arguments, its client and its device servers on the core in the folder `core`.
+
+    `threads`: the core was built for ThreadSanitizer, and only the client uses it.
+    """
     with tempfile.TemporaryDirectory(prefix="elara-sanitize-") as folder:
         reports = Path(folder) / "report"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "600", *arguments]
+        variables = environment(core, reports)
+        if threads:
+            # The sanitizer has its memory at fixed addresses, which a randomised layout may take.
+            variables = threads_environment(core, reports)
+            command = ["setarch", "-R", "env", *(f"{name}={value}" for name, value in variables.items()), *command]
+            variables = {}
         done = subprocess.run(
             command,
             cwd=ROOT,
-            env={**os.environ, **environment(core, reports)},
+            env={**os.environ, **variables},
             stdout=None if show else subprocess.PIPE,
             stderr=None if show else subprocess.STDOUT,
             text=True,

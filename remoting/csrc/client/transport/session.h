@@ -33,12 +33,12 @@ struct MemoryCounters {
 };
 
 struct TrafficCounters {
-  uint64_t executed = 0;
-  uint64_t requests = 0;
-  uint64_t taught = 0;
-  uint64_t inferred = 0;
-  uint64_t flushes = 0;
-  uint64_t bytes_sent = 0;
+  std::atomic<uint64_t> executed{0};
+  std::atomic<uint64_t> requests{0};
+  std::atomic<uint64_t> taught{0};
+  std::atomic<uint64_t> inferred{0};
+  std::atomic<uint64_t> flushes{0};
+  std::atomic<uint64_t> bytes_sent{0};
 };
 
 class Session : public std::enable_shared_from_this<Session> {
