@@ -181,3 +181,56 @@ print(json.dumps([
             and "attached GPU" in refused
             and "(tensor.cpu())" in refused
         )
+
+
+def test_profilers_and_collectives_leave_the_machines_own_cuda_alone(servers: DeviceServers, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", START + LOCAL_CUDA, "cuda"],
+        cwd=tmp_path,
+        env=servers.environment | THREADS,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    timed, traced, refused, total = json.loads(done.stdout.splitlines()[-1])
+    assert timed > 0 and traced and total == 64.0
+    # Kineto tells of every profile, on the CPU too, and once that this machine has no driver.
+    own = ("USDT:", "ERROR:")
+    assert [line for line in done.stderr.splitlines() if not line.startswith(own)] == []
+    assert done.stderr.count("ERROR:") == done.stderr.count("gpuGetDeviceCount failed") <= 1
+    for sentence in refused:
+        assert "attached GPU" in sentence and "\n" not in sentence, sentence
+
+
+LOCAL_CUDA = """
+import torch.distributed as dist, torch.profiler
+x = torch.ones(8, 8).to(device)
+def work():
+    return (x @ x.relu()).sum().item()
+activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+for options in [{}, {"activities": activities}, {"activities": activities[1:]}]:
+    with torch.profiler.profile(**options) as seen:
+        work()
+    seen.export_chrome_trace("trace.json")
+timed = {event.key: event.device_time_total for event in seen.key_averages()}["aten::mm"]
+traced = "aten::mm" in open("trace.json").read()
+with torch.autograd.profiler.emit_nvtx():
+    work()
+def refusal(call):
+    try:
+        call(); return "no error"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+def begin(backend):
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+refused = [refusal(lambda: begin("nccl")), refusal(lambda: begin(None))]
+begin("gloo")
+refused += [refusal(lambda: dist.all_reduce(x)), refusal(lambda: dist.broadcast(x, 0))]
+refused += [refusal(lambda: torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2).to(device)))]
+dist.destroy_process_group()
+refused += [refusal(call) for call in (torch.cuda.utilization, torch.cuda.temperature)]
+with torch.cuda.use_mem_pool(torch.cuda.MemPool()):
+    total = torch.ones(64, device=device).sum().item()
+print(json.dumps([timed, traced, refused, total]))
+"""
