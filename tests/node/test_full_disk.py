@@ -131,10 +131,11 @@ async def test_a_disk_that_gets_full_costs_no_attachment_and_no_new_one(service,
         other = await use(node, B)
         # Nor does another zygote need a log.
         servers = {int(await each.ask("pid")) for each in (session, other)}
-        for child in children(node.process.pid):
-            if child not in servers:
-                os.kill(child, signal.SIGKILL)
+        killed = set(children(node.process.pid)) - servers
+        for child in killed:
+            os.kill(child, signal.SIGKILL)
         assert await other.ask("reserve 100") == "ok"
+        await until(lambda: set(children(node.process.pid)) - servers - killed, what="another zygote")
         await use(node, B)
         await service.tell(type="lease_stop", lease_id=A, reason="detached")
         ended = await until(lambda: service.got("lease_ended", A), what="the end of the first lease")

@@ -39,7 +39,6 @@ from elara_remoting.node import operator_packages, process
 from elara_remoting.node.confine import confine
 
 MAX_PACKET = 65536
-_ADOPTION_SECONDS = 5.0
 _EXIT_FAILED = 70
 _MEMORY_BESIDES = 2 << 30
 """What a device server may hold besides its lease's memory: messages, code that kernels generate, thread stacks."""
@@ -104,8 +103,9 @@ def _serve_requests(channel: socket.socket, serve: Callable[..., str], torch: Mo
             middle = os.fork()
             if middle == 0:
                 try:
+                    between = os.getpid()
                     if os.fork() == 0:
-                        _become_server(serve, torch, agent, descriptors[0])
+                        _become_server(serve, torch, agent, between, descriptors[0])
                 finally:
                     os._exit(0)
             os.waitpid(middle, 0)
@@ -117,14 +117,13 @@ def _serve_requests(channel: socket.socket, serve: Callable[..., str], torch: Mo
                 os.close(descriptor)
 
 
-def _become_server(serve: Callable[..., str], torch: ModuleType, agent: int, control_fd: int) -> NoReturn:
+def _become_server(serve: Callable[..., str], torch: ModuleType, agent: int, between: int, control_fd: int) -> NoReturn:
     """The life of a device server: give up everything but its control socket, wait for a session, serve it, end."""
     status = _EXIT_FAILED
     control = socket.socket(fileno=control_fd)
     try:
-        # Wait until the process between has ended and the agent has become the parent.
-        deadline = time.monotonic() + _ADOPTION_SECONDS
-        while os.getppid() != agent and time.monotonic() < deadline:
+        # Once the process between has ended the agent is the parent, or has ended too.
+        while os.getppid() == between:
             time.sleep(0.0005)
         process.die_with_parent(agent)
         os.setsid()

@@ -8,6 +8,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 import torch
@@ -163,7 +164,8 @@ def test_views_outside_of_their_storage_are_never_made(
     before = len(servers.ended())
     storage = session.upload(torch.zeros(16))
     template = session.template("aten::neg", "", [tensor(F32, sizes, strides)], [new(F32, sizes)])
-    session.execute(template, at(storage, offset))
+    with suppress(BrokenPipeError):  # the server may have ended at the template already
+        session.execute(template, at(storage, offset))
     assert_ended(session, servers, before, "outside of its storage|larger than any memory")
 
 
