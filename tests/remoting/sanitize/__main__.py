@@ -16,7 +16,10 @@ from tests.remoting.sanitize import build, suites
 SUITES = ("tests/remoting/server", "tests/remoting/client")
 # How much memory a process has is not what it was, the core is not where another one would be looked for, and a signal
 # that a test sends is reported like any other.
-UNFIT = "not keeps_for_a_replay and not memory_stays_flat and not another_torch and not crash_of_one_session"
+UNFIT = (
+    "not keeps_for_a_replay and not memory_stays_flat and not another_torch and not crash_of_one_session"
+    " and not client_without_memory"
+)
 
 THREADS = tuple(
     f"tests/remoting/client/test_{name}.py" for name in ("threads", "forwarding", "lifecycle", "many_devices", "resume")

@@ -148,9 +148,12 @@ def test_a_crash_ends_one_session_and_is_logged(
     node: NodeInThread, open_session: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="elara_remoting")
+    wait_for(lambda: not node.pids())  # those of the tests before
     bystander = open_session()
+    wait_for(lambda: len(node.pids()) == 1)
     before = set(node.pids())
     doomed = open_session()
+    wait_for(lambda: len(node.pids()) == 2)
     (pid,) = set(node.pids()) - before
     doomed.sync()
     os.kill(pid, signal.SIGSEGV)
