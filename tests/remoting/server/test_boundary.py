@@ -216,10 +216,7 @@ def test_a_secret_stands_in_no_command_line_environment_or_log(
     refused.close()
 
     # Before the lease ends, which would stop the device server that says it.
-    deadline = time.monotonic() + 20
-    while not any("wrong secret" in record.getMessage() for record in caplog.records):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: any("wrong secret" in record.getMessage() for record in caplog.records))
     node.end(lease)
     logged = "\n".join(record.getMessage() for record in caplog.records).encode()
     assert not any(needle in logged for needle in needles)

@@ -13,7 +13,7 @@ torch::Library& library_for(c10::DispatchKey key, const char* space);
 // The function that stands at `from` for each operator of the list that the build made (ops/generate.py), at `to` too.
 void register_shared(torch::Library& library, c10::DispatchKey from, c10::DispatchKey to);
 
-// One such, by its full name ("bmm", "sum.dim_IntList"), also where a CUDA build has another function at `to`.
+// One such, by its name without "aten::" and its overload, in place also of a CUDA build's own function.
 void adopt_kernel(torch::Library& library, const char* name, const char* overload, c10::DispatchKey from);
 
 // Where a CUDA build has a kernel at `to` that is not shared with `from` it would ask the CUDA runtime of the client's
